@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "icd/permutation.h"
+
+namespace icd {
+
+/// One end of an edge, seen from the other.
+struct Neighbour {
+  Index vertex;
+  float weight;
+};
+
+/// An undirected graph with weights >= 0, without loops, in compressed rows: every edge
+/// stands in both of its rows, with the same weight, rows sorted by vertex.
+class Graph {
+ public:
+  /// From a symmetric (n, n) matrix of weights, row-major; the diagonal is ignored, zeros
+  /// are no edges. Throws Error{usage} for a size mismatch, a negative, NaN or infinite
+  /// weight, or a pair whose two entries differ, naming the pair.
+  static Graph from_matrix(std::span<const float> weights, Index n);
+
+  /// From a list of edges, each once, in any order. Weights of repeated edges add up.
+  struct Edge {
+    Index u;
+    Index v;
+    float weight;
+  };
+  static Graph from_edges(Index n, std::vector<Edge> edges);
+
+  Index size() const noexcept { return static_cast<Index>(begin_.size()) - 1; }
+  std::int64_t edges() const noexcept { return static_cast<std::int64_t>(neighbours_.size()) / 2; }
+
+  std::span<const Neighbour> neighbours(Index v) const noexcept;
+  Index degree(Index v) const noexcept { return static_cast<Index>(neighbours(v).size()); }
+
+  /// The weight between u and v, 0 if there is no edge. O(1) if every pair has one, else
+  /// O(log degree).
+  float weight(Index u, Index v) const noexcept;
+
+  /// The sum of the weights at v, added in vertex order.
+  double strength(Index v) const noexcept { return strength_[static_cast<std::size_t>(v)]; }
+
+  /// The sum of the weights of all edges, each once.
+  double total_weight() const noexcept { return total_; }
+
+ private:
+  std::vector<std::int64_t> begin_ = {0};
+  std::vector<Neighbour> neighbours_;
+  std::vector<double> strength_;
+  double total_ = 0;
+};
+
+/// How a correlation becomes a weight.
+enum class EdgeWeight {
+  absolute,  ///< |r|
+  squared,   ///< r^2
+  relu,      ///< max(r, 0)
+};
+
+struct CorrelationGraphOptions {
+  EdgeWeight weight = EdgeWeight::absolute;
+  Index top_k = 0;  ///< keep an edge that is among the k heaviest of either end; 0 keeps all
+};
+
+/// The graph of a symmetric (n, n) matrix of correlations. Ties go to the lower vertex.
+/// NaN (a channel that never moves) counts as no correlation.
+Graph correlation_graph(std::span<const float> correlation, Index n,
+                        const CorrelationGraphOptions& options = {});
+
+}  // namespace icd

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "icd/layout.h"
+#include "icd/permutation.h"
+
+namespace icd {
+
+/// The name and checksum of one file.
+struct FileDigest {
+  std::string name;
+  std::int64_t bytes = 0;
+  std::string sha256;  ///< empty when digests were switched off
+
+  friend bool operator==(const FileDigest&, const FileDigest&) = default;
+};
+
+/// What an order scores, before and after.
+struct GroupScore {
+  std::string group;
+  std::string objective;
+  double calibration_before = 0;
+  double calibration_after = 0;
+  std::optional<double> heldout_before = {};  ///< absent without held-out data
+  std::optional<double> heldout_after = {};
+};
+
+/// An order for each of some axis groups, and what it was made for. plan.json.
+struct Plan {
+  std::string architecture;
+  std::string structure;            ///< Checkpoint::structure_digest() of the model
+  std::vector<FileDigest> sources;  ///< the weight files; empty if never hashed
+  std::string objective;            ///< "modularity", ...
+  std::string solver;
+  std::string graph;                ///< what the order was solved on, in words
+  std::uint64_t seed = 0;
+  Index block = 0;
+  std::map<std::string, Permutation> groups;  ///< by group name
+  std::vector<GroupScore> scores;
+
+  /// Throws Error{input} if the file is not a plan: what, where, in one line.
+  static Plan read(const std::filesystem::path& file);
+
+  /// The file's text: the same plan gives the same bytes.
+  std::string text() const;
+
+  Plan inverse() const;
+};
+
+/// Refuses a plan made for another model: Error{input} if the structure differs, if a
+/// group is not in the layout or has another size.
+void check_plan(const Plan& plan, const Checkpoint& checkpoint, const Layout& layout);
+
+}  // namespace icd
