@@ -19,9 +19,9 @@ namespace icd {
 /// First and second moments of n channels over some rows.
 struct Moments {
   std::int64_t rows = 0;
-  std::vector<double> mean;         ///< (n)
-  std::vector<double> variance;     ///< (n), of the population
-  std::vector<float> correlation;   ///< (n, n), Pearson; NaN where a channel never moves
+  std::vector<double> mean;        ///< (n)
+  std::vector<double> variance;    ///< (n), of the population
+  std::vector<float> correlation;  ///< (n, n), Pearson; NaN where a channel never moves
 };
 
 /// What calibration knows of one axis group: the same signal on the tokens that may be
@@ -55,9 +55,9 @@ void calibrate(const LanguageModel<float>& model, const Layout& layout, const To
 
 /// What a statistics file says of itself.
 struct StatisticsInfo {
-  std::string structure;    ///< Checkpoint::structure_digest() of the model
-  std::string source;       ///< what the tokens came from, in words
-  std::string tokens_digest;///< SHA-256 of the ids, little-endian int32
+  std::string structure;      ///< Checkpoint::structure_digest() of the model
+  std::string source;         ///< what the tokens came from, in words
+  std::string tokens_digest;  ///< SHA-256 of the ids, little-endian int32
 };
 
 /// Writes statistics as they come, as safetensors (tensors "layers.3/inner.gated.train.mean"

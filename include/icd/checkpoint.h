@@ -24,9 +24,9 @@ std::string_view container_name(Container container) noexcept;
 /// safetensors are always packed; PyTorch state dicts may hold transposed or sliced
 /// views, and several names for one storage.
 struct StoredTensor {
-  std::string name;                   ///< dictionary keys joined by '.', as the file nests them
+  std::string name;  ///< dictionary keys joined by '.', as the file nests them
   DType dtype = DType::unknown;
-  std::string dtype_text;             ///< as the file spells it, for messages
+  std::string dtype_text;  ///< as the file spells it, for messages
   Shape shape;
   std::vector<std::int64_t> strides;  ///< in elements
   int file = 0;                       ///< index into Checkpoint::files()
@@ -38,16 +38,16 @@ struct StoredTensor {
 struct StorageRecord {
   std::int64_t begin = 0;
   std::int64_t bytes = 0;
-  std::uint32_t crc32 = 0;                   ///< as the archive states it
-  std::vector<std::int64_t> crc32_positions; ///< bytes in the file that hold it, little-endian
+  std::uint32_t crc32 = 0;                    ///< as the archive states it
+  std::vector<std::int64_t> crc32_positions;  ///< bytes in the file that hold it, little-endian
 };
 
 /// One weight file, mapped read-only.
 class WeightFile {
  public:
   virtual ~WeightFile() = default;
-  std::filesystem::path path;      ///< where it is
-  std::string name;                ///< its name inside the model folder
+  std::filesystem::path path;  ///< where it is
+  std::string name;            ///< its name inside the model folder
   const std::byte* data = nullptr;
   std::int64_t bytes = 0;
   std::vector<StorageRecord> records;  ///< ascending; empty for safetensors

@@ -14,11 +14,11 @@ using TokenId = std::int32_t;
 
 /// What calibration may look at inside a layer; rows are (sequence, token) pairs.
 enum class Site {
-  normed,    ///< the normalised residual that in_proj reads: (rows, d_model)
-  conv,      ///< x after the convolution and SiLU: (rows, d_inner)
-  x_proj,    ///< the output of x_proj, [dt; B; C]: (rows, dt_rank + 2 d_state)
-  dt,        ///< the step size after softplus: (rows, d_inner)
-  gated,     ///< y * SiLU(z), which out_proj reads: (rows, d_inner)
+  normed,  ///< the normalised residual that in_proj reads: (rows, d_model)
+  conv,    ///< x after the convolution and SiLU: (rows, d_inner)
+  x_proj,  ///< the output of x_proj, [dt; B; C]: (rows, dt_rank + 2 d_state)
+  dt,      ///< the step size after softplus: (rows, d_inner)
+  gated,   ///< y * SiLU(z), which out_proj reads: (rows, d_inner)
 };
 
 /// Sees activations as they are computed, in token order within a sequence.

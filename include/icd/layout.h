@@ -33,7 +33,8 @@ struct AxisGroup {
 /// The symmetries of one checkpoint, and what its architecture says of each tensor.
 struct Layout {
   std::vector<AxisGroup> groups;
-  std::vector<std::string> strangers;  ///< tensors that the table does not know: carried as they are
+  std::vector<std::string>
+      strangers;  ///< tensors that the table does not know: carried as they are
 
   const AxisGroup* find(std::string_view name) const noexcept;
 

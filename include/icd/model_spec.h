@@ -18,7 +18,7 @@ struct ModelSpec {
   std::string dialect;       ///< "mamba-ssm" or "hf"
   std::string prefix;        ///< what stands before every name: "", "model.", ...
   Index n_layer = 0;
-  Index vocab = 0;           ///< rows of the embedding, padding included
+  Index vocab = 0;  ///< rows of the embedding, padding included
   Index d_model = 0;
   Index d_inner = 0;
   Index d_state = 0;
@@ -26,7 +26,7 @@ struct ModelSpec {
   Index dt_rank = 0;
   Norm norm = Norm::rms;
   double norm_epsilon = 1e-5;
-  bool tied_head = true;     ///< lm_head shares the embedding
+  bool tied_head = true;  ///< lm_head shares the embedding
 
   /// The name of a tensor of the model, "norm_f.weight", or of layer i,
   /// "mixer.in_proj.weight", as this checkpoint spells it.

@@ -38,7 +38,7 @@ struct Plan {
   std::vector<FileDigest> sources;  ///< the weight files; empty if never hashed
   std::string objective;            ///< "modularity", ...
   std::string solver;
-  std::string graph;                ///< what the order was solved on, in words
+  std::string graph;  ///< what the order was solved on, in words
   std::uint64_t seed = 0;
   Index block = 0;
   std::map<std::string, Permutation> groups;  ///< by group name

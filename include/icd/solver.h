@@ -24,8 +24,7 @@ struct Solver {
 
   /// An order of all of graph's vertices, in gather form. The same arguments give the
   /// same order on every machine and for every number of threads.
-  Permutation (*solve)(const Graph& graph, const Objective& objective,
-                       const SolveOptions& options);
+  Permutation (*solve)(const Graph& graph, const Objective& objective, const SolveOptions& options);
 };
 
 /// Every solver, in the order of `icd solve --list`.

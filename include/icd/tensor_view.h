@@ -31,7 +31,7 @@ struct TensorView {
 /// Row-major strides of a packed tensor, in elements.
 std::vector<std::int64_t> packed_strides(std::span<const std::int64_t> shape);
 
-/// "(768, 192)"; "()" for a scalar.
+/// "(768, 192)", "(768,)"; "()" for a scalar.
 std::string shape_text(std::span<const std::int64_t> shape);
 
 /// Copies `view` to `out`, row-major and packed, as float or double.
