@@ -93,6 +93,10 @@ class Checkpoint {
   /// Files that go along unchanged (config, tokenizer, README, ...), by name, sorted.
   const std::vector<std::string>& side_files() const noexcept { return side_files_; }
 
+  /// Other weight files of the folder (another framework's, a second copy), sorted: neither
+  /// read nor carried, since they would be in the old order.
+  const std::vector<std::string>& left_out() const noexcept { return left_out_; }
+
   TensorView view(const StoredTensor& tensor) const noexcept;
 
   /// SHA-256 over the sorted names, dtypes and shapes: the same for every container and
@@ -106,6 +110,7 @@ class Checkpoint {
   std::string config_text_;
   std::string index_file_;
   std::vector<std::string> side_files_;
+  std::vector<std::string> left_out_;
   std::vector<std::unique_ptr<WeightFile>> files_;
   std::vector<StoredTensor> tensors_;
   std::vector<std::size_t> by_name_;  // indices into tensors_, sorted by name

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "icd/checkpoint.h"
 #include "icd/layout.h"
 #include "icd/permutation.h"
 
@@ -20,8 +21,10 @@ struct AxisMove {
 using TensorMoves = std::map<std::string, std::vector<AxisMove>>;
 
 /// Expands the order of each group to every axis that must follow it. Identity moves are
-/// left out. The groups and sizes have to be those of the layout (check_plan).
-TensorMoves expand(const Layout& layout, const std::map<std::string, Permutation>& groups);
+/// left out. The groups and sizes have to be those of the layout, the layout that of the
+/// checkpoint (check_plan).
+TensorMoves expand(const Checkpoint& checkpoint, const Layout& layout,
+                   const std::map<std::string, Permutation>& groups);
 
 /// How an order of d_model hidden channels becomes one of d_inner channels.
 enum class HiddenExpansion {

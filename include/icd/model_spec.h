@@ -14,9 +14,11 @@ namespace icd {
 struct ModelSpec {
   enum class Norm { rms, layer };
 
-  std::string architecture;  ///< row of the architecture table: "mamba1"
-  std::string dialect;       ///< "mamba-ssm" or "hf"
-  std::string prefix;        ///< what stands before every name: "", "model.", ...
+  std::string architecture;    ///< row of the architecture table: "mamba1"
+  std::string dialect;         ///< "mamba-ssm" or "hf"
+  std::string prefix;          ///< before lm_head.weight and the backbone: "", "model.", ...
+  std::string backbone;        ///< before every other name: "backbone.", "model.backbone.", ""
+  std::string embedding_name;  ///< after the backbone: "embedding.weight", "embeddings.weight"
   Index n_layer = 0;
   Index vocab = 0;  ///< rows of the embedding, padding included
   Index d_model = 0;
@@ -27,16 +29,18 @@ struct ModelSpec {
   Norm norm = Norm::rms;
   double norm_epsilon = 1e-5;
   bool tied_head = true;  ///< lm_head shares the embedding
+  bool conv_bias = true;
+  bool proj_bias = false;  ///< in_proj and out_proj have biases
 
-  /// The name of a tensor of the model, "norm_f.weight", or of layer i,
+  /// The name of a tensor of the backbone, "norm_f.weight", or of layer i,
   /// "mixer.in_proj.weight", as this checkpoint spells it.
   std::string tensor(std::string_view leaf) const;
   std::string tensor(Index layer, std::string_view leaf) const;
-  std::string embedding() const;  ///< backbone.embedding.weight or backbone.embeddings.weight
-  std::string head() const;       ///< lm_head.weight, whether or not it is stored
+  std::string embedding() const;
+  std::string head() const;  ///< lm_head.weight, whether or not it is stored
 
-  /// The size of a dimension by the name the tables use ("d_inner", ...).
-  std::map<std::string, std::int64_t, std::less<>> dimensions() const;
+  /// The size of a dimension by the name that the architecture table uses ("d_inner", ...).
+  std::map<std::string, Index, std::less<>> dimensions() const;
 
   /// Throws Error{unsupported} for a model of no known architecture, Error{input} when
   /// config.json and the tensors disagree, one message per kind of disagreement.
