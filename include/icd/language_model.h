@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -21,6 +22,9 @@ enum class Site {
   gated,   ///< y * SiLU(z), which out_proj reads: (rows, d_inner)
 };
 
+inline constexpr std::array kSites = {Site::normed, Site::conv, Site::x_proj, Site::dt,
+                                      Site::gated};
+
 /// Sees activations as they are computed, in token order within a sequence.
 template <typename Real>
 class Observer {
@@ -28,7 +32,8 @@ class Observer {
   virtual ~Observer() = default;
   virtual bool wants(Site site) const = 0;
 
-  /// `values` is (rows, channels), row-major and packed; valid during the call only.
+  /// `values` is (rows, channels), row-major and packed; valid during the call only. A model
+  /// may show the rows of one layer() in several calls: consecutive rows, in order.
   virtual void see(Index layer, Site site, std::span<const Real> values, Index channels) = 0;
 };
 
@@ -96,11 +101,17 @@ enum class GemmEngine {
 struct FastModelOptions {
   GemmEngine gemm = GemmEngine::fixed_order;
   int threads = 0;  ///< 0: as many as OpenMP gives
+
+  /// Weights are converted and arranged when a layer runs; layers and head are kept for the
+  /// next time as long as all of them take no more than this. One more part, the last that
+  /// ran, is held while it is in use.
+  std::int64_t cache_bytes = std::int64_t{1} << 30;
 };
 
 /// f32, blocked and vectorised over channels, with run-time CPU dispatch. With
 /// GemmEngine::fixed_order the result is the same bit for bit on any x86-64 CPU and any
-/// number of threads. The checkpoint has to outlive the model.
+/// number of threads, however the batch is cut into calls. Working memory is bounded: a long
+/// batch passes through a layer some rows at a time. The checkpoint has to outlive the model.
 /// Throws Error{unavailable} for an engine that was not built in.
 std::unique_ptr<LanguageModel<float>> fast_model(const Checkpoint& checkpoint,
                                                  const ModelSpec& spec,
