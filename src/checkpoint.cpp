@@ -13,6 +13,7 @@
 #include "mapped_file.h"
 #include "safetensors.h"
 #include "torch_archive.h"
+#include "weight_files.h"
 
 namespace icd {
 namespace {
@@ -32,14 +33,6 @@ constexpr std::array kWeightNames = {
     WeightName{"pytorch_model.bin", "pytorch_model.bin.index.json"},
 };
 
-// Weights of any framework: never carried along beside re-ordered ones.
-constexpr std::array<std::string_view, 12> kWeightExtensions = {
-    ".safetensors", ".bin", ".pt",   ".pth", ".ckpt", ".h5",
-    ".msgpack",     ".ot",  ".onnx", ".npz", ".gguf", ".tflite"};
-
-// What icd itself leaves in a folder; a new run writes its own.
-constexpr std::array<std::string_view, 2> kOwnFiles = {"icd.json", "plan.json"};
-
 // What goes along with a single file: the folder may be anybody's home.
 constexpr std::array<std::string_view, 10> kCompanions = {
     "config.json",    "generation_config.json",
@@ -51,11 +44,6 @@ constexpr std::array<std::string_view, 10> kCompanions = {
 template <typename List>
 bool contains(const List& list, std::string_view name) {
   return std::find(list.begin(), list.end(), name) != list.end();
-}
-
-bool is_weight_file(const fs::path& file) {
-  return contains(kWeightExtensions, file.extension().string()) ||
-         file.filename().string().ends_with(".index.json");
 }
 
 std::optional<Container> container_of(const fs::path& file) {
@@ -192,7 +180,7 @@ Checkpoint Checkpoint::open(const fs::path& model, const OpenOptions& options) {
         if (!contains(weights.files, name) && name != weights.index) {
           checkpoint.left_out_.push_back(name);
         }
-      } else if (!contains(kOwnFiles, name)) {
+      } else if (!is_own_file(name)) {
         checkpoint.side_files_.push_back(name);
       }
     }

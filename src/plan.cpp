@@ -1,0 +1,157 @@
+#include "icd/plan.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "icd/error.h"
+#include "icd/version.h"
+#include "json.h"
+#include "mapped_file.h"
+
+namespace icd {
+namespace {
+
+constexpr std::string_view kSchema = "icd.plan/1";
+constexpr std::int64_t kMaxPlanBytes = 256 << 20;  // 64 layers of 5,120 channels are 2 MB
+
+Permutation order_of(const Json& list, const std::string& group, const std::string& file) {
+  const auto refuse = [&](const std::string& reason) {
+    throw Error(ErrorCode::input, fmt::format("{}: group '{}': {}", file, group, reason));
+  };
+  if (!list.is_array()) refuse(fmt::format("is of type {}, expected an array", list.type_name()));
+  std::vector<Index> source;
+  source.reserve(list.size());
+  for (const Json& entry : list) {
+    // An unsigned value beyond int64 would wrap; the bound below catches it before.
+    const bool fits =
+        entry.is_number_unsigned() &&
+        entry.get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<Index>::max()};
+    if (!fits) {
+      refuse(fmt::format("entry {} is not a whole number from 0 to {}", source.size(),
+                         std::numeric_limits<Index>::max()));
+    }
+    source.push_back(entry.get<Index>());
+  }
+  try {
+    return Permutation::from_gather(std::move(source));
+  } catch (const Error& error) {
+    refuse(error.what());
+  }
+  return {};
+}
+
+template <typename Pair>
+Json pair_of(const Pair& before, const Pair& after) {
+  return {{"before", before}, {"after", after}};
+}
+
+}  // namespace
+
+Plan Plan::read(const std::filesystem::path& path) {
+  const std::string file = path.filename().string();
+  const Json document = parse_json(read_text(path, kMaxPlanBytes), file);
+  if (!document.is_object()) {
+    throw Error(ErrorCode::input, fmt::format("{}: is not a JSON object", file));
+  }
+  if (const std::string schema = text_at(document, "schema", file); schema != kSchema) {
+    throw Error(ErrorCode::input,
+                fmt::format("{}: schema is '{}', expected '{}'", file, schema, kSchema));
+  }
+  if (const std::string form = text_at(document, "form", file); form != "gather") {
+    throw Error(ErrorCode::input, fmt::format("{}: form is '{}', expected 'gather'", file, form));
+  }
+
+  Plan plan;
+  const Json& model = object_at(document, "made_for", file);
+  plan.architecture = text_at(model, "architecture", file);
+  plan.structure = text_at(model, "structure", file);
+  for (const Json& entry : array_at(model, "files", file)) {
+    plan.sources.push_back({.name = text_at(entry, "name", file),
+                            .bytes = integer_at(entry, "bytes", file),
+                            .sha256 = text_at(entry, "sha256", file)});
+  }
+  plan.objective = text_at(document, "objective", file);
+  plan.solver = text_at(document, "solver", file);
+  plan.graph = text_at(document, "graph", file);
+  plan.seed = static_cast<std::uint64_t>(integer_at(document, "seed", file));
+  const std::int64_t block = integer_at(document, "block", file);
+  if (block < 0 || block > std::numeric_limits<Index>::max()) {
+    throw Error(ErrorCode::input, fmt::format("{}: block is {}, expected 0 or more", file, block));
+  }
+  plan.block = static_cast<Index>(block);
+  for (const auto& [group, list] : object_at(document, "groups", file).items()) {
+    plan.groups.emplace(group, order_of(list, group, file));
+  }
+  return plan;
+}
+
+std::string Plan::text() const {
+  Json files = Json::array();
+  for (const FileDigest& source : sources) {
+    files.push_back({{"name", source.name}, {"bytes", source.bytes}, {"sha256", source.sha256}});
+  }
+  Json scored = Json::array();
+  for (const GroupScore& score : scores) {
+    Json row = {{"group", score.group},
+                {"objective", score.objective},
+                {"calibration", pair_of(score.calibration_before, score.calibration_after)}};
+    if (score.heldout_before) row["heldout"] = pair_of(*score.heldout_before, *score.heldout_after);
+    scored.push_back(std::move(row));
+  }
+  const Json head = {
+      {"schema", kSchema},
+      {"icd", version()},
+      {"form", "gather"},
+      {"made_for",
+       {{"architecture", architecture}, {"structure", structure}, {"files", std::move(files)}}},
+      {"graph", graph},
+      {"objective", objective},
+      {"solver", solver},
+      {"seed", seed},
+      {"block", block},
+      {"scores", std::move(scored)},
+  };
+  // The orders, a line each: a plan is read by people and compared by diff.
+  std::string text = head.dump(2);
+  text.resize(text.size() - 2);  // the closing "\n}"
+  text += ",\n  \"groups\": {";
+  const char* separator = "\n";
+  for (const auto& [group, order] : groups) {
+    text +=
+        fmt::format("{}    {}: {}", separator, Json(group).dump(),
+                    Json(std::vector<Index>(order.gather().begin(), order.gather().end())).dump());
+    separator = ",\n";
+  }
+  return text + "\n  }\n}\n";
+}
+
+Plan Plan::inverse() const {
+  Plan undoing = *this;
+  for (auto& [group, order] : undoing.groups) order = order.inverse();
+  return undoing;
+}
+
+void check_plan(const Plan& plan, const Checkpoint& checkpoint, const Layout& layout) {
+  if (plan.structure != checkpoint.structure_digest()) {
+    throw Error(
+        ErrorCode::input,
+        fmt::format("plan: was made for a checkpoint of structure {:.12}, this one's is {:.12}",
+                    plan.structure, checkpoint.structure_digest()),
+        "names, dtypes and shapes of the tensors have to be those the plan was made for");
+  }
+  for (const auto& [name, order] : plan.groups) {
+    const AxisGroup* group = layout.find(name);
+    if (group == nullptr) {
+      throw Error(ErrorCode::input, fmt::format("plan: group '{}' is not one of this model", name),
+                  "`icd inspect` lists the groups");
+    }
+    if (order.size() != group->size) {
+      throw Error(ErrorCode::input,
+                  fmt::format("plan: group '{}' orders {} things, the model has {}", name,
+                              order.size(), group->size));
+    }
+  }
+}
+
+}  // namespace icd
