@@ -4,8 +4,8 @@
 #include "vector_math.h"
 
 // The float kernels, written once over an instruction set `Isa`. Included by the files that
-// are compiled with that set switched on; an Isa is a type of an unnamed namespace there, so
-// no instance of these templates is shared between files, and nothing of the standard library
+// are compiled with that set switched on. An Isa belongs to one file, so no instance of these
+// templates is shared between files; and nothing of the standard library
 // that is compiled here may reach a machine without the set (hence the builtins).
 
 namespace icd {
@@ -198,13 +198,6 @@ void exp_all(float* values, std::int64_t count) {
 }
 
 template <typename Isa>
-void silu_all(float* values, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; i += Isa::kLanes) {
-    store<Isa>(values + i, silu<Isa>(load<Isa>(values + i)));
-  }
-}
-
-template <typename Isa>
 constexpr CpuKernels kernels_of(const char* name) {
   static_assert(kChannelGroup % Isa::kLanes == 0);
   return {.name = name,
@@ -215,8 +208,7 @@ constexpr CpuKernels kernels_of(const char* name) {
           .conv_silu = &conv_silu<Isa>,
           .softplus = &add_softplus<Isa>,
           .scan = &scan<Isa>,
-          .exp = &exp_all<Isa>,
-          .silu = &silu_all<Isa>};
+          .exp = &exp_all<Isa>};
 }
 
 }  // namespace icd
