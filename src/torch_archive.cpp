@@ -103,17 +103,20 @@ class Records {
   std::vector<const ZipRecord*> by_name_;
 };
 
-/// TorchScript is code; storages are little-endian.
-void check_kind(const WeightFile& archive, const Records& records) {
-  for (const ZipRecord& record : records.all()) {
-    const std::string_view name = records.inner_name(record);
-    if (name == "constants.pkl" || name.starts_with("code/")) {
+/// TorchScript is code, and PyTorch compresses it.
+void check_no_script(const WeightFile& archive, const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    const std::string_view inner = std::string_view(name).substr(name.find('/') + 1);
+    if (inner == "constants.pkl" || inner.starts_with("code/")) {
       throw Error(ErrorCode::unsupported,
                   fmt::format("{}: is a TorchScript archive (it holds {}), expected a state dict",
                               archive.name, quote(name)),
                   "save the model's state_dict() with torch.save");
     }
   }
+}
+
+void check_byte_order(const WeightFile& archive, const Records& records) {
   const ZipRecord* order = records.find("byteorder");
   if (order == nullptr) return;  // before PyTorch 2.1: little-endian in practice
   const std::string_view text = text_of(records.bytes(*order));
@@ -410,8 +413,9 @@ class Binder {
 std::vector<StoredTensor> read_torch_archive(WeightFile& archive, int file) {
   const std::span<const std::byte> bytes(archive.data, static_cast<std::size_t>(archive.bytes));
   check_format(archive, text_of(bytes));
+  check_no_script(archive, zip_names(bytes, archive.name));
   const Records records(archive, read_zip_directory(bytes, archive.name));
-  check_kind(archive, records);
+  check_byte_order(archive, records);
 
   const Pickle pickle = read_data_pickle(archive, records);
   const Binder binder(archive, records, pickle);

@@ -20,20 +20,22 @@ class TorchWriter {
     std::string name;
     DType dtype = DType::f32;
     Shape shape;
-    int storage = 0;  ///< entries of one number share a storage; numbered from 0 in order of first use
+    int storage = 0;  ///< entries of one number share it; from 0 in order of first use
   };
 
-  /// Throws Error{unsupported} for a dtype that PyTorch has no storage for, Error{io} if the
-  /// file cannot be made. `top` is the archive's folder name, "pytorch_model".
+  /// Throws Error{unsupported} for a dtype that PyTorch has no storage class for, Error{usage}
+  /// for entries that do not agree on their storage, Error{io} if the file cannot be made or is
+  /// there already. `top` is the archive's folder name, "pytorch_model".
   TorchWriter(const std::filesystem::path& file, const std::string& top,
               std::vector<Entry> entries);
   ~TorchWriter();
 
   /// The next bytes of the storages, in the order of their numbers; a chunk stays within
-  /// one storage. Throws Error{io}.
+  /// one storage. Throws Error{usage} for more than a storage takes, Error{io}.
   void write(std::span<const std::byte> chunk);
 
-  /// Ends the archive, flushes it to the disk. Throws Error{io}.
+  /// Ends the archive, flushes it to the disk. Without it the file is no archive.
+  /// Throws Error{usage} if bytes are missing, Error{io}.
   void finish();
 
  private:

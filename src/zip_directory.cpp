@@ -13,10 +13,12 @@
 #include "icd/error.h"
 #include "quote.h"
 
-// minizip walks the directory. What it reports is then compared, field by field, with the bytes
-// at the places the file states: minizip tolerates bytes before the archive, looks for the
-// directory in more than one place and takes the directory's word for names and sizes, while
-// other readers (PyTorch's own among them) take the local header's.
+// minizip finds the directory and walks it. Nothing else of it is used: it tolerates bytes before
+// the archive, looks for the directory in more than one place, takes the directory's word where
+// other readers (PyTorch's own among them) take the local header's, and in Debian's version 1.1
+// it does not read the 64-bit fields of records beyond 4 GiB (it compares them with an unsigned
+// long of all ones). So every entry is read from the bytes, at the places the file states, and
+// compared with what minizip saw.
 
 namespace icd {
 namespace {
@@ -137,30 +139,64 @@ class Directory {
     }
   }
 
+  std::vector<std::string> names() {
+    std::vector<std::string> names;
+    const std::uint64_t records = count();
+    for (std::uint64_t i = 0; i < records; ++i) {
+      step(i);
+      unz_file_info64 info{};
+      names.push_back(current(info));
+    }
+    return names;
+  }
+
   std::vector<ZipRecord> records() {
+    std::vector<ZipRecord> records;
+    const std::uint64_t entries = count();
+    std::int64_t first = 0;
+    std::int64_t next = 0;  // where the directory goes on
+    for (std::uint64_t i = 0; i < entries; ++i) {
+      step(i);
+      const auto at = static_cast<std::int64_t>(unzGetOffset64(zip_.get()));
+      if (i == 0) first = at;
+      records.push_back(record_at(at, next));
+    }
+    check_end(first, next, entries);
+    check_order(records, first);
+    return records;
+  }
+
+ private:
+  std::uint64_t count() const {
     unz_global_info64 info{};
     if (unzGetGlobalInfo64(zip_.get(), &info) != UNZ_OK) refuse("its zip directory is unreadable");
     if (info.number_entry == 0 || info.number_entry > kMostRecords) {
       refuse(fmt::format("its zip directory lists {} records, expected 1 to {}", info.number_entry,
                          kMostRecords));
     }
-    std::vector<ZipRecord> records;
-    records.reserve(std::min<std::uint64_t>(info.number_entry, 4096));
-    std::int64_t first = 0;
-    std::int64_t next = 0;  // where the directory goes on
-    for (std::uint64_t i = 0; i < info.number_entry; ++i) {
-      const int status = i == 0 ? unzGoToFirstFile(zip_.get()) : unzGoToNextFile(zip_.get());
-      if (status != UNZ_OK) refuse(fmt::format("entry {} of its zip directory is malformed", i));
-      const auto at = static_cast<std::int64_t>(unzGetOffset64(zip_.get()));
-      if (i == 0) first = at;
-      records.push_back(record_at(at, next));
-    }
-    check_end(first, next, info.number_entry);
-    check_order(records, first);
-    return records;
+    return info.number_entry;
   }
 
- private:
+  void step(std::uint64_t entry) const {
+    const int status = entry == 0 ? unzGoToFirstFile(zip_.get()) : unzGoToNextFile(zip_.get());
+    if (status != UNZ_OK) refuse(fmt::format("entry {} of its zip directory is malformed", entry));
+  }
+
+  /// The name of the current entry, its other fields in `info`.
+  std::string current(unz_file_info64& info) const {
+    std::string name(kLongestName, '\0');
+    if (unzGetCurrentFileInfo64(zip_.get(), &info, name.data(), name.size(), nullptr, 0, nullptr,
+                                0) != UNZ_OK) {
+      refuse("its zip directory is unreadable");
+    }
+    if (info.size_filename > kLongestName) {
+      refuse(fmt::format("a record's name has {} bytes, expected at most {}", info.size_filename,
+                         kLongestName));
+    }
+    name.resize(info.size_filename);
+    return name;
+  }
+
   [[noreturn]] void refuse(const std::string& found, const std::string& hint = {}) const {
     throw Error(ErrorCode::input, file_ + ": " + found, hint);
   }
@@ -173,16 +209,7 @@ class Directory {
   /// after it.
   ZipRecord record_at(std::int64_t at, std::int64_t& next) {
     unz_file_info64 info{};
-    std::string name(kLongestName, '\0');
-    if (unzGetCurrentFileInfo64(zip_.get(), &info, name.data(), name.size(), nullptr, 0, nullptr,
-                                0) != UNZ_OK) {
-      refuse("its zip directory is unreadable");
-    }
-    if (info.size_filename > kLongestName) {
-      refuse(fmt::format("a record's name has {} bytes, expected at most {}", info.size_filename,
-                         kLongestName));
-    }
-    name.resize(info.size_filename);
+    std::string name = current(info);
     check_name(name);
     if (info.flag & kEncrypted) {
       throw Error(ErrorCode::unsupported,
@@ -194,21 +221,19 @@ class Directory {
                               quote(name), info.compression_method),
                   "re-save it: torch.save(torch.load(f, weights_only=True), f)");
     }
-    if (info.compressed_size != info.uncompressed_size ||
-        info.uncompressed_size > archive_.size()) {
-      refuse_record(name,
-                    fmt::format("its sizes are {} and {}, expected one size of at most {}",
-                                info.compressed_size, info.uncompressed_size, archive_.size()));
+    const Stated stated = read_central(at, name, info);
+    if (stated.compressed != stated.uncompressed || stated.uncompressed > archive_.size()) {
+      refuse_record(name, fmt::format("its sizes are {} and {}, expected one size of at most {}",
+                                      stated.compressed, stated.uncompressed, archive_.size()));
     }
 
     ZipRecord record;
-    record.bytes = static_cast<std::int64_t>(info.uncompressed_size);
+    record.bytes = static_cast<std::int64_t>(stated.uncompressed);
     record.crc32 = static_cast<std::uint32_t>(info.crc);
-    const std::uint64_t stated_header = check_central(at, name, info);
     next = at + kCentralHeader + static_cast<std::int64_t>(info.size_filename) +
            static_cast<std::int64_t>(info.size_file_extra) +
            static_cast<std::int64_t>(info.size_file_comment);
-    read_local_header(name, static_cast<unsigned>(info.flag), stated_header, record);
+    read_local_header(name, static_cast<unsigned>(info.flag), stated.offset, record);
     record.end = record.begin + record.bytes;
     if (info.flag & kDescriptorFollows) read_descriptor(name, record);
     record.crc32_positions.push_back(at + 16);
@@ -228,18 +253,18 @@ class Directory {
     }
   }
 
-  /// Does the entry at `at`, counted from the start of the file, say what minizip says?
-  /// Returns where it sees the local header.
-  std::uint64_t check_central(std::int64_t at, const std::string& name,
-                              const unz_file_info64& info) const {
+  /// The entry at `at`, counted from the start of the file: is it the one that minizip sees?
+  Stated read_central(std::int64_t at, const std::string& name, const unz_file_info64& info) const {
     const auto name_bytes = static_cast<std::int64_t>(info.size_filename);
     const auto extra_bytes = static_cast<std::int64_t>(info.size_file_extra);
     if (!holds(archive_, at, kCentralHeader + name_bytes + extra_bytes) ||
         load<std::uint32_t>(archive_, at) != kCentralSignature ||
         load<std::uint16_t>(archive_, at + 8) != info.flag ||
+        load<std::uint16_t>(archive_, at + 10) != info.compression_method ||
         load<std::uint32_t>(archive_, at + 16) != info.crc ||
         load<std::uint16_t>(archive_, at + 28) != info.size_filename ||
         load<std::uint16_t>(archive_, at + 30) != info.size_file_extra ||
+        load<std::uint16_t>(archive_, at + 32) != info.size_file_comment ||
         std::memcmp(archive_.data() + at + kCentralHeader, name.data(), name.size()) != 0) {
       refuse("its zip directory is not where it is stated to be",
              "the file may have been appended to another one");
@@ -249,39 +274,36 @@ class Directory {
     read_zip64_extra(archive_.subspan(static_cast<std::size_t>(at + kCentralHeader + name_bytes),
                                       static_cast<std::size_t>(extra_bytes)),
                      stated);
-    if (stated.uncompressed != info.uncompressed_size ||
-        stated.compressed != info.compressed_size) {
-      refuse_record(name, "its size in the zip directory is ambiguous");
-    }
-    return stated.offset;
+    return stated;
   }
 
-  void read_local_header(const std::string& name, unsigned flags, std::uint64_t stated_header,
-                         ZipRecord& record) {
-    int method = 0;
-    if (unzOpenCurrentFile2(zip_.get(), &method, nullptr, 1) != UNZ_OK) {
-      refuse_record(name, "its local header is damaged or disagrees with the zip directory");
+  void read_local_header(const std::string& name, unsigned flags, std::uint64_t header,
+                         ZipRecord& record) const {
+    if (header > archive_.size() ||
+        !holds(archive_, static_cast<std::int64_t>(header), kLocalHeader) ||
+        load<std::uint32_t>(archive_, static_cast<std::int64_t>(header)) != kLocalSignature) {
+      refuse_record(
+          name, fmt::format("there is no local header at byte {} of {}", header, archive_.size()));
     }
-    const int extra = unzGetLocalExtrafield(zip_.get(), nullptr, 0);
-    record.begin = static_cast<std::int64_t>(unzGetCurrentFileZStreamPos64(zip_.get()));
-    unzCloseCurrentFile(zip_.get());
-
-    const auto name_bytes = static_cast<std::int64_t>(name.size());
-    record.header = record.begin - extra - name_bytes - kLocalHeader;
-    if (extra < 0 || record.header < 0 || !holds(archive_, record.begin, record.bytes) ||
-        static_cast<std::uint64_t>(record.header) != stated_header ||
-        load<std::uint32_t>(archive_, record.header) != kLocalSignature ||
-        load<std::uint16_t>(archive_, record.header + 28) != extra) {
-      refuse_record(name, fmt::format("its {} bytes at {} do not lie inside the file of {} bytes, "
-                                      "or its local header is not at byte {}",
-                                      record.bytes, record.begin, archive_.size(), stated_header));
+    record.header = static_cast<std::int64_t>(header);
+    const std::int64_t name_bytes = load<std::uint16_t>(archive_, record.header + 26);
+    const std::int64_t extra = load<std::uint16_t>(archive_, record.header + 28);
+    record.begin = record.header + kLocalHeader + name_bytes + extra;
+    if (!holds(archive_, record.begin, record.bytes)) {
+      refuse_record(name, fmt::format("its {} bytes at {} do not lie inside the file of {} bytes",
+                                      record.bytes, record.begin, archive_.size()));
     }
-    if (std::memcmp(archive_.data() + record.header + kLocalHeader, name.data(), name.size()) !=
-        0) {
-      const Bytes local =
-          archive_.subspan(static_cast<std::size_t>(record.header + kLocalHeader), name.size());
-      refuse_record(name, "its local header calls it " +
-                              quote({reinterpret_cast<const char*>(local.data()), local.size()}));
+    const Bytes local_name =
+        archive_.subspan(static_cast<std::size_t>(record.header + kLocalHeader),
+                         static_cast<std::size_t>(name_bytes));
+    const std::string_view local(reinterpret_cast<const char*>(local_name.data()),
+                                 local_name.size());
+    if (local != name) refuse_record(name, "its local header calls it " + quote(local));
+    const unsigned method = load<std::uint16_t>(archive_, record.header + 8);
+    if (method != 0) {
+      refuse_record(name, fmt::format("its zip method is {} in the local header and 0 in the zip "
+                                      "directory, expected the same",
+                                      method));
     }
     constexpr unsigned kMeaning = kEncrypted | kDescriptorFollows;
     const unsigned local_flags = load<std::uint16_t>(archive_, record.header + 6);
@@ -408,6 +430,10 @@ class Directory {
 };
 
 }  // namespace
+
+std::vector<std::string> zip_names(std::span<const std::byte> archive, const std::string& file) {
+  return Directory(archive, file).names();
+}
 
 std::vector<ZipRecord> read_zip_directory(std::span<const std::byte> archive,
                                           const std::string& file) {
