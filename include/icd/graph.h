@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "icd/permutation.h"
@@ -15,16 +14,21 @@ struct Neighbour {
   float weight;
 };
 
-/// An undirected graph with weights >= 0, without loops, in compressed rows: every edge
+/// An undirected graph with weights > 0, without loops, in compressed rows: every edge
 /// stands in both of its rows, with the same weight, rows sorted by vertex.
 class Graph {
  public:
+  /// The graph without vertices.
+  Graph() = default;
+
   /// From a symmetric (n, n) matrix of weights, row-major; the diagonal is ignored, zeros
   /// are no edges. Throws Error{usage} for a size mismatch, a negative, NaN or infinite
-  /// weight, or a pair whose two entries differ, naming the pair.
+  /// weight, or a pair whose two entries differ, naming the pair. O(n^2).
   static Graph from_matrix(std::span<const float> weights, Index n);
 
-  /// From a list of edges, each once, in any order. Weights of repeated edges add up.
+  /// From a list of edges between vertices below n >= 0, in any order and direction.
+  /// Weights of repeated edges add up; zeros are no edges. Throws Error{usage} for a loop, a
+  /// vertex out of range, or a negative, NaN or infinite weight. O(E log E).
   struct Edge {
     Index u;
     Index v;
@@ -33,22 +37,27 @@ class Graph {
   static Graph from_edges(Index n, std::vector<Edge> edges);
 
   Index size() const noexcept { return static_cast<Index>(begin_.size()) - 1; }
-  std::int64_t edges() const noexcept { return static_cast<std::int64_t>(neighbours_.size()) / 2; }
+  std::int64_t edges() const noexcept { return std::ssize(neighbours_) / 2; }
 
-  std::span<const Neighbour> neighbours(Index v) const noexcept;
+  std::span<const Neighbour> neighbours(Index v) const noexcept {
+    const auto row = begin_.begin() + v;
+    return {neighbours_.data() + row[0], static_cast<std::size_t>(row[1] - row[0])};
+  }
   Index degree(Index v) const noexcept { return static_cast<Index>(neighbours(v).size()); }
 
-  /// The weight between u and v, 0 if there is no edge. O(1) if every pair has one, else
-  /// O(log degree).
+  /// The weight between u and v, 0 if there is no edge. O(1) if u has an edge to every
+  /// other vertex, else O(log degree).
   float weight(Index u, Index v) const noexcept;
 
   /// The sum of the weights at v, added in vertex order.
   double strength(Index v) const noexcept { return strength_[static_cast<std::size_t>(v)]; }
 
-  /// The sum of the weights of all edges, each once.
+  /// The sum of the weights of all edges, each once: half the sum of the strengths.
   double total_weight() const noexcept { return total_; }
 
  private:
+  void add_up();
+
   std::vector<std::int64_t> begin_ = {0};
   std::vector<Neighbour> neighbours_;
   std::vector<double> strength_;
@@ -68,7 +77,8 @@ struct CorrelationGraphOptions {
 };
 
 /// The graph of a symmetric (n, n) matrix of correlations. Ties go to the lower vertex.
-/// NaN (a channel that never moves) counts as no correlation.
+/// NaN (a channel that never moves) counts as no correlation. The diagonal is ignored.
+/// Throws Error{usage} as Graph::from_matrix does.
 Graph correlation_graph(std::span<const float> correlation, Index n,
                         const CorrelationGraphOptions& options = {});
 
