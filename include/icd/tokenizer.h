@@ -2,6 +2,8 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -11,8 +13,10 @@ namespace icd {
 
 /// Byte-level BPE as a Hugging Face tokenizer.json describes it: added tokens, normaliser
 /// (none or NFC, NFD, NFKC, NFKD, alone or in a Sequence), pre-tokeniser (ByteLevel, Split,
-/// Sequence of them), model BPE. Ids are those of the tokenizers library for
-/// encode(text, add_special_tokens=False).
+/// Digits, Punctuation, Sequence of them), model BPE. Ids are those of the tokenizers library
+/// for encode(text, add_special_tokens=False) without truncation and padding, but for
+/// characters that were added to Unicode after the versions that PCRE2 and utf8proc here, or
+/// the library's parts, know. Calls are const and may run concurrently.
 class Tokenizer {
  public:
   /// Throws Error{input} for a malformed file, Error{unsupported} naming the part of a
