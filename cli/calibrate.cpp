@@ -1,0 +1,95 @@
+// icd calibrate --model X -o STATS.safetensors
+#include <memory>
+
+#include "commands.h"
+#include "icd/calibration.h"
+#include "icd/digest.h"
+#include "pipeline.h"
+
+namespace icd::cli {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  TokenOptions tokens;
+  std::vector<std::string> groups = {"all"};
+  std::string output;
+  bool dry_run = false;
+  bool json = false;
+};
+
+int run(const Options& options, Context& context) {
+  const LoadedModel model = load_model(options.model, context);
+  const TokenSource source = token_source(options.tokens, model);
+  if (!source.is_language) {
+    throw Error(ErrorCode::input,
+                fmt::format("{}: has no tokenizer.json", model.checkpoint.folder().string()),
+                "--tokens FILE gives ids, --tokenizer FILE a tokenizer");
+  }
+  const TokenSplit split =
+      split_tokens(source.ids, options.tokens.length, options.tokens.limit, options.tokens.heldout);
+  CalibrationOptions calibration;
+  if (options.groups != std::vector<std::string>{"all"}) calibration.kinds = options.groups;
+  const auto entries = statistics_entries(model.layout, calibration);
+
+  std::int64_t bytes = 0;
+  for (const StatisticsEntry& entry : entries) bytes += 8 * std::int64_t{entry.size} * entry.size;
+  if (!options.dry_run) {
+    const auto ids =
+        std::as_bytes(std::span(source.ids).first(split.train.size() + split.heldout.size()));
+    StatisticsWriter writer(
+        options.output,
+        {.structure = model.checkpoint.structure_digest(),
+         .source = fmt::format("{} tokens of {}", split.train_shape.rows(), source.words),
+         .tokens_digest = sha256_of(ids)},
+        entries);
+    const auto runner = fast_model(model.checkpoint, model.spec);
+    calibrate(
+        *runner, model.layout, split, calibration,
+        [&](GroupStatistics&& statistics) { writer.add(statistics); }, context.terminal);
+    writer.finish();
+  }
+  if (options.json) {
+    context.terminal.print_json({{"schema", "icd.calibrate/1"},
+                                 {"output", options.output},
+                                 {"dry_run", options.dry_run},
+                                 {"statistics", entries.size()},
+                                 {"train_tokens", split.train_shape.rows()},
+                                 {"heldout_tokens", split.heldout_shape.rows()},
+                                 {"source", source.words}});
+  } else {
+    context.terminal.print(
+        "{} {}: {} statistics of {} (about {}), {} tokens to solve on, {} held out",
+        options.dry_run ? "would write" : "wrote", options.output, entries.size(), source.words,
+        bytes_text(bytes), split.train_shape.rows(), split.heldout_shape.rows());
+  }
+  return kDone;
+}
+
+}  // namespace
+
+void add_calibrate(CLI::App& app, Action& action) {
+  auto options = std::make_shared<Options>();
+  CLI::App& command =
+      *app.add_subcommand("calibrate", "run a model on tokens, keep how its channels correlate");
+  options->model.add_to(command);
+  options->tokens.add_to(command);
+  command.add_option("--group", options->groups, "kinds of groups, with commas, or all")
+      ->delimiter(',')
+      ->type_name("G")
+      ->capture_default_str();
+  command.add_option("-o,--output", options->output, "the statistics file to write")
+      ->required()
+      ->type_name("STATS");
+  add_threads_option(command);
+  command.add_flag("--dry-run", options->dry_run, "say what would be written; write nothing");
+  command.add_flag("--json", options->json, "one JSON object on standard output");
+  command.footer(
+      "Example: icd calibrate --model experiments/models/mamba-novels-2m-hf -o "
+      "/tmp/stats.safetensors");
+  command.callback([options, &action] {
+    action = [options](Context& context) { return run(*options, context); };
+  });
+}
+
+}  // namespace icd::cli

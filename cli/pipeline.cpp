@@ -1,0 +1,446 @@
+#include "pipeline.h"
+
+#include <fmt/ranges.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <map>
+#include <set>
+
+#include "icd/digest.h"
+#include "icd/error.h"
+#include "icd/text_file.h"
+#include "icd/tokenizer.h"
+#include "icd/version.h"
+
+namespace icd::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr std::int64_t kMaxTextBytes = std::int64_t{1} << 30;
+
+const char* environment(const char* name) { return std::getenv(name); }
+
+/// Ids of a text through the tokenizer of the model, or the one that was named.
+std::vector<TokenId> encoded(std::string_view text, const TokenOptions& options,
+                             const LoadedModel& model) {
+  const fs::path file = options.tokenizer.empty() ? model.checkpoint.folder() / "tokenizer.json"
+                                                  : fs::path(options.tokenizer);
+  if (!fs::exists(file)) {
+    throw Error(ErrorCode::input, fmt::format("{}: no such file", file.string()),
+                "--tokenizer FILE names a tokenizer.json, --tokens FILE gives ids");
+  }
+  return Tokenizer::open(file).encode(text);
+}
+
+bool has_tokenizer(const TokenOptions& options, const LoadedModel& model) {
+  return !options.tokenizer.empty() || fs::exists(model.checkpoint.folder() / "tokenizer.json");
+}
+
+/// "--solver: there is no 'rmc', expected one of ...", with the nearest name as a hint.
+[[noreturn]] void no_such(std::string_view option, std::string_view given,
+                          const std::vector<std::string_view>& names) {
+  throw Error(ErrorCode::usage,
+              fmt::format("{}: there is no '{}', expected one of {}", option, given,
+                          fmt::join(names, ", ")),
+              "`icd solve --list` describes them");
+}
+
+std::uint64_t available_bytes(const fs::path& folder) {
+  std::error_code failure;
+  const fs::space_info space = fs::space(folder, failure);
+  return failure ? UINT64_MAX : space.available;
+}
+
+}  // namespace
+
+void ModelOptions::add_to(CLI::App& command) {
+  command
+      .add_option("--model", model, "a folder, a weight file, or a name in the Hugging Face cache")
+      ->required()
+      ->type_name("X");
+  command.add_option("--config", config, "a config.json that is not beside the weights")
+      ->type_name("FILE");
+}
+
+LoadedModel load_model(const ModelOptions& options, Context& context) {
+  LoadedModel model;
+  model.resolved = resolve_model(options.model, environment);
+  OpenOptions open;
+  if (!options.config.empty()) open.config = options.config;
+  model.checkpoint = Checkpoint::open(model.resolved.path, open);
+  model.spec = ModelSpec::of(model.checkpoint);
+  model.layout = layout_of(model.checkpoint, model.spec);
+  for (const std::string& name : model.checkpoint.left_out()) {
+    context.terminal.warn(
+        fmt::format("{}: other weights, in the old order: not carried along", name));
+  }
+  for (const std::string& name : model.layout.strangers) {
+    context.terminal.warn(fmt::format("tensor '{}': is not part of {}: carried as it is", name,
+                                      model.spec.architecture));
+  }
+  return model;
+}
+
+void TokenOptions::add_to(CLI::App& command) {
+  auto* text_option = command.add_option("--text", text, "text to run the model on (UTF-8)");
+  text_option->type_name("FILE")->check(CLI::ExistingFile);
+  command.add_option("--tokens", tokens, "or token ids: .npy, .safetensors or text")
+      ->type_name("FILE")
+      ->check(CLI::ExistingFile)
+      ->excludes(text_option);
+  command.add_option("--tokenizer", tokenizer, "a tokenizer.json that is not beside the weights")
+      ->type_name("FILE");
+  command.add_option("--length", length, "tokens in a sequence")
+      ->type_name("N")
+      ->check(CLI::Range(2, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--limit", limit, "tokens in all")
+      ->type_name("N")
+      ->check(CLI::Range(std::int64_t{4}, std::int64_t{1} << 32))
+      ->capture_default_str();
+  command.add_option("--heldout", heldout, "share of the sequences that is only scored on")
+      ->type_name("X")
+      ->check(CLI::Range(0.0, 0.9))
+      ->capture_default_str();
+}
+
+TokenSource token_source(const TokenOptions& options, const LoadedModel& model) {
+  if (!options.tokens.empty()) {
+    return {read_tokens(options.tokens), fs::path(options.tokens).filename().string(), true};
+  }
+  if (!options.text.empty()) {
+    return {encoded(read_text(options.text, kMaxTextBytes), options, model),
+            fs::path(options.text).filename().string(), true};
+  }
+  if (has_tokenizer(options, model)) {
+    return {encoded(builtin_text(), options, model), "the built-in text", true};
+  }
+  return {random_tokens(model.spec.vocab, options.limit, 0), "random ids", false};
+}
+
+void PlanOptions::add_to(CLI::App& command) {
+  command.add_option("--group", groups, "inner, state, dt_rank, model or all; several with commas")
+      ->delimiter(',')
+      ->type_name("G")
+      ->capture_default_str();
+  command.add_option("--solver", solver, "how to order (`icd solve --list`)")
+      ->type_name("S")
+      ->capture_default_str();
+  command.add_option("--objective", objective, "what an order is worth")
+      ->type_name("O")
+      ->capture_default_str();
+  command.add_option("--block", block, "positions in a block")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--seed", seed, "the only source of randomness")
+      ->type_name("N")
+      ->check(CLI::Range(std::uint64_t{0}, static_cast<std::uint64_t>(INT64_MAX)))
+      ->capture_default_str();
+  command.add_option("--steps", max_steps, "budget of the solver, a group")
+      ->type_name("N")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--signal", signal, "activations of inner: gated (y * SiLU(z)) or conv (x)")
+      ->type_name("A")
+      ->check(CLI::IsMember({"gated", "conv"}))
+      ->capture_default_str();
+  command.add_option("--edge", edge, "weight of a correlation r: absolute, squared or relu")
+      ->type_name("E")
+      ->check(CLI::IsMember({"absolute", "squared", "relu"}))
+      ->capture_default_str();
+  command.add_option("--top-k", top_k, "keep the k heaviest edges of a vertex; 0 keeps all")
+      ->type_name("K")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  command
+      .add_option("--expand", expand,
+                  "inner axes: independent, or block / repeat from one order of d_model")
+      ->type_name("X")
+      ->check(CLI::IsMember({"independent", "block", "repeat"}))
+      ->capture_default_str();
+  command.add_flag("--data-free", data_free, "compare weights instead of activations");
+}
+
+PlanRequest PlanOptions::request(const Layout& layout) const {
+  PlanRequest request;
+  request.kinds =
+      std::find(groups.begin(), groups.end(), "all") == groups.end() ? groups : layout.kinds();
+  request.solver = find_solver(solver);
+  if (request.solver == nullptr) {
+    std::vector<std::string_view> names;
+    for (const Solver& each : all_solvers()) names.push_back(each.name);
+    no_such("--solver", solver, names);
+  }
+  request.objective = find_objective(objective);
+  if (request.objective == nullptr) {
+    std::vector<std::string_view> names;
+    for (const Objective* each : all_objectives()) names.push_back(each->name());
+    no_such("--objective", objective, names);
+  }
+  request.block = block;
+  request.seed = seed;
+  request.max_steps = max_steps;
+  request.signal = signal;
+  request.graph.weight = edge == "absolute"  ? EdgeWeight::absolute
+                         : edge == "squared" ? EdgeWeight::squared
+                                             : EdgeWeight::relu;
+  request.graph.top_k = top_k;
+  if (expand == "block") request.expansion = HiddenExpansion::block;
+  if (expand == "repeat") request.expansion = HiddenExpansion::repeat;
+  return request;
+}
+
+void add_threads_option(CLI::App& command) {
+  command
+      .add_option_function<int>(
+          "-t,--threads", [](int threads) { omp_set_num_threads(threads); },
+          "threads to compute with; the result does not depend on it")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1024));
+}
+
+Plan plan_for(const LoadedModel& model, const PlanOptions& options, const TokenOptions& tokens,
+              const std::string& statistics, Context& context) {
+  const PlanRequest request = options.request(model.layout);
+  const auto make = [&](const SimilaritySource& source, std::string_view words) {
+    return make_plan(model.checkpoint, model.spec, model.layout, request, source, words,
+                     context.terminal);
+  };
+  if (!statistics.empty()) {
+    const StatisticsFile file = StatisticsFile::open(statistics);
+    if (file.info().structure != model.checkpoint.structure_digest()) {
+      throw Error(
+          ErrorCode::input,
+          fmt::format("{}: was made for a checkpoint of structure {:.12}, this one's is {:.12}",
+                      statistics, file.info().structure, model.checkpoint.structure_digest()));
+    }
+    return make(similarity_from(file, request.signal),
+                fmt::format("the correlation on {}", file.info().source));
+  }
+  if (options.data_free) {
+    if (!request.solver->reads_graph) return make({}, "");
+    return make(similarity_of_weights(model.checkpoint), "the similarity of weights");
+  }
+  const TokenSource source = token_source(tokens, model);
+  if (!source.is_language) {
+    context.terminal.warn(
+        "no tokenizer.json: ordered by weights alone; --tokens FILE orders by activations");
+    return make(similarity_of_weights(model.checkpoint), "the similarity of weights");
+  }
+  const TokenSplit split = split_tokens(source.ids, tokens.length, tokens.limit, tokens.heldout);
+  const auto runner = fast_model(model.checkpoint, model.spec);
+  return make(
+      similarity_by_running(*runner, model.layout, split, request.signal),
+      fmt::format("the correlation on {} tokens of {}", split.train_shape.rows(), source.words));
+}
+
+VerifyOptions verify_options(const TokenOptions& options, const LoadedModel& model,
+                             bool in_double) {
+  // Enough to meet every channel in many states; the plain reference is a hundred times slower.
+  constexpr Index kLength = 64;
+  constexpr Index kSequences = 4;
+  const TokenSource source = token_source(options, model);
+  VerifyOptions verify;
+  verify.in_double = in_double;
+  const auto ids = static_cast<std::int64_t>(source.ids.size());
+  verify.shape.length = static_cast<Index>(std::min<std::int64_t>(kLength, ids));
+  verify.shape.sequences = static_cast<Index>(
+      std::min<std::int64_t>(kSequences, ids / std::max<Index>(verify.shape.length, 1)));
+  verify.tokens.assign(source.ids.begin(), source.ids.begin() + verify.shape.rows());
+  return verify;
+}
+
+Json to_json(const VerifyReport& report) {
+  Json json = {{"equivalent", report.equivalent()}};
+  if (report.bytes_equal) json["undoing_gives_back_every_byte"] = *report.bytes_equal;
+  if (!report.first_byte_fault.empty()) json["first_byte_fault"] = report.first_byte_fault;
+  if (!report.first_apart.empty()) json["first_apart"] = report.first_apart;
+  json["logits"] = Json::array();
+  for (const LogitDifference& logits : report.logits) {
+    json["logits"].push_back({{"arithmetic", logits.arithmetic},
+                              {"tokens", logits.rows},
+                              {"largest_logit", logits.largest_logit},
+                              {"max_abs", logits.max_abs},
+                              {"relative", logits.relative()},
+                              {"tolerance", logits.tolerance},
+                              {"relative_l2", logits.relative_l2},
+                              {"mean_kl_nats", logits.mean_kl},
+                              {"top1_agreement", logits.top1_agreement},
+                              {"non_finite", logits.non_finite}});
+  }
+  return json;
+}
+
+Json to_json(const std::vector<GroupScore>& scores) {
+  Json json = Json::array();
+  for (const GroupScore& score : scores) {
+    Json row = {{"group", score.group},
+                {"objective", score.objective},
+                {"calibration",
+                 {{"before", score.calibration_before}, {"after", score.calibration_after}}}};
+    if (score.heldout_before) {
+      row["heldout"] = {{"before", *score.heldout_before}, {"after", *score.heldout_after}};
+    }
+    json.push_back(std::move(row));
+  }
+  return json;
+}
+
+Json to_json(const std::vector<FileDigest>& files) {
+  Json json = Json::array();
+  for (const FileDigest& file : files) {
+    json.push_back({{"name", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
+  }
+  return json;
+}
+
+std::string in_words(const LoadedModel& model) {
+  const ModelSpec& spec = model.spec;
+  std::set<std::string> dtypes;
+  std::int64_t bytes = 0;
+  for (const StoredTensor& tensor : model.checkpoint.tensors()) dtypes.insert(tensor.dtype_text);
+  for (const auto& file : model.checkpoint.files()) bytes += file->bytes;
+  return fmt::format(
+      "{} in {} names, {}, {} {} file{}, {}; {} layers, d_model {}, d_inner {}, d_state {}",
+      spec.architecture, spec.dialect, fmt::join(dtypes, "/"), model.checkpoint.files().size(),
+      container_name(model.checkpoint.container()), model.checkpoint.files().size() == 1 ? "" : "s",
+      bytes_text(bytes), spec.n_layer, spec.d_model, spec.d_inner, spec.d_state);
+}
+
+void print_scores(const Plan& plan, Terminal& terminal) {
+  if (plan.scores.empty()) return;
+  terminal.print("{:24} {:>22} {:>22}", plan.objective, "calibration", "held out");
+  for (const GroupScore& score : plan.scores) {
+    const std::string heldout =
+        score.heldout_before
+            ? fmt::format("{:8.4f} -> {:8.4f}", *score.heldout_before, *score.heldout_after)
+            : "";
+    terminal.print(
+        "  {:22} {:>22} {:>22}", score.group,
+        fmt::format("{:8.4f} -> {:8.4f}", score.calibration_before, score.calibration_after),
+        heldout);
+  }
+}
+
+void print_report(const VerifyReport& report, Terminal& terminal) {
+  if (report.bytes_equal) {
+    terminal.print("undoing the plan {}",
+                   *report.bytes_equal
+                       ? "gives back every byte"
+                       : "does not give back the original: " + report.first_byte_fault);
+  }
+  for (const LogitDifference& logits : report.logits) {
+    terminal.print(
+        "logits in {} on {} tokens: max|difference| / max|logit| = {:.2g} (tolerance {:.0e})",
+        logits.arithmetic, logits.rows, logits.relative(), logits.tolerance);
+    terminal.print(
+        "  max|difference| {:.3g}, relative L2 {:.2g}, KL {:.2g} nats, same top-1 {:.2f} %",
+        logits.max_abs, logits.relative_l2, logits.mean_kl, 100 * logits.top1_agreement);
+    if (logits.non_finite > 0) {
+      terminal.print("  {} logits are NaN or infinite in both models alike", logits.non_finite);
+    }
+  }
+  if (!report.first_apart.empty())
+    terminal.print("the outputs first part at {}", report.first_apart);
+  terminal.print("{}", report.equivalent() ? "equivalent" : "NOT equivalent");
+}
+
+void OutputOptions::add_to(CLI::App& command, const char* about_output) {
+  command.add_option("-o,--output", output, about_output)->type_name("OUT");
+  command.add_option("--format", format, "same, safetensors or bin (pytorch_model.bin)")
+      ->type_name("F")
+      ->check(CLI::IsMember({"same", "safetensors", "bin"}))
+      ->capture_default_str();
+  command.add_flag("--force", force, "replace an output folder that is there");
+  command.add_flag("--no-digests", no_digests, "do not compute SHA-256 of weight files");
+}
+
+Container OutputOptions::container(const Checkpoint& checkpoint) const {
+  if (format == "same") return checkpoint.container();
+  return format == "bin" ? Container::torch : Container::safetensors;
+}
+
+fs::path default_output(const ResolvedModel& model) {
+  std::string name;
+  if (model.repository.empty()) {
+    const fs::path path = fs::weakly_canonical(model.path / ".");
+    name = (path.has_filename() ? path : path.parent_path()).stem().string();
+    if (fs::is_directory(model.path)) {
+      name = (path.has_filename() ? path : path.parent_path()).filename().string();
+    }
+  } else {
+    name = model.repository.substr(model.repository.find('/') + 1);
+  }
+  return name + "-icd";
+}
+
+RewriteReport write_model(const LoadedModel& model, const TensorMoves& moves, OutputFolder& folder,
+                          const OutputOptions& options, std::vector<FileDigest>& side_files,
+                          Context& context) {
+  const Checkpoint& checkpoint = model.checkpoint;
+  std::uint64_t needed = 0;
+  for (const auto& file : checkpoint.files()) needed += static_cast<std::uint64_t>(file->bytes);
+  if (const std::uint64_t available = available_bytes(folder.staging()); available < needed) {
+    throw Error(
+        ErrorCode::io,
+        fmt::format("{}: the disk has {} left, the weights take {}", folder.target().string(),
+                    bytes_text(static_cast<std::int64_t>(available)),
+                    bytes_text(static_cast<std::int64_t>(needed))),
+        "free some space, or name another place with -o");
+  }
+  RewriteOptions rewriting{.container = options.container(checkpoint),
+                           .digests = !options.no_digests};
+  if (model.spec.tied_head && rewriting.container != checkpoint.container()) {
+    // safetensors hold a tied tensor once; mamba-ssm wants both names in a pytorch_model.bin.
+    if (rewriting.container == Container::safetensors) {
+      rewriting.omitted.insert(model.spec.head());
+    } else {
+      rewriting.aliases.emplace(model.spec.head(), model.spec.embedding());
+    }
+  }
+  RewriteReport report = rewrite(checkpoint, moves, folder.staging(), rewriting, context.terminal);
+  for (const std::string& name : report.non_finite) {
+    context.terminal.warn(
+        fmt::format("tensor '{}': holds NaN or infinity, carried bit for bit", name));
+  }
+  for (const std::string& name : checkpoint.side_files()) {
+    folder.copy(checkpoint.folder() / name, name);
+    side_files.push_back({name, static_cast<std::int64_t>(fs::file_size(folder.staging() / name)),
+                          sha256_of_file(folder.staging() / name)});
+  }
+  if (checkpoint.config_path() != checkpoint.folder() / "config.json") {
+    folder.write("config.json", checkpoint.config_text());
+  }
+  return report;
+}
+
+std::string record_text(const LoadedModel& model, const Context& context,
+                        const std::optional<std::uint64_t>& seed, const RewriteReport& report,
+                        const std::vector<FileDigest>& others, const Json& verification) {
+  Json source = {{"path", fs::absolute(model.resolved.path).lexically_normal().string()}};
+  if (!model.resolved.repository.empty()) {
+    source["repository"] = model.resolved.repository;
+    source["revision"] = model.resolved.revision;
+    source["commit"] = model.resolved.commit;
+  }
+  auto outputs = report.outputs;
+  outputs.insert(outputs.end(), others.begin(), others.end());
+  Json record = {{"schema", "icd.record/1"},
+                 {"icd", version()},
+                 {"command", context.command_line},
+                 {"source", std::move(source)}};
+  if (seed) record["seed"] = *seed;
+  record["inputs"] = to_json(report.inputs);
+  record["outputs"] = to_json(outputs);
+  record["moved"] = {{"tensors", report.moved_tensors}, {"bytes", report.moved_bytes}};
+  record["verification"] = verification;
+  return record.dump(2) + "\n";
+}
+
+}  // namespace icd::cli

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "icd/checkpoint.h"
+#include "icd/text_file.h"
 
 namespace icd {
 
@@ -16,9 +17,5 @@ class MappedFile : public WeightFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 };
-
-/// The whole of a small file as text.
-/// Throws Error{io} if it cannot be read, Error{input} if it is longer than `limit` bytes.
-std::string read_text(const std::filesystem::path& file, std::int64_t limit);
 
 }  // namespace icd

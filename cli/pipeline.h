@@ -1,0 +1,133 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "commands.h"
+#include "icd/checkpoint.h"
+#include "icd/hub_cache.h"
+#include "icd/language_model.h"
+#include "icd/layout.h"
+#include "icd/make_plan.h"
+#include "icd/model_spec.h"
+#include "icd/output_folder.h"
+#include "icd/plan.h"
+#include "icd/rewrite.h"
+#include "icd/tokens.h"
+#include "icd/verify.h"
+
+// What several commands share: options, and the steps between reading and writing. No
+// algorithm is at home here.
+namespace icd::cli {
+
+/// --model and what goes with it.
+struct ModelOptions {
+  std::string model;
+  std::string config;
+
+  void add_to(CLI::App& command);
+};
+
+struct LoadedModel {
+  ResolvedModel resolved;
+  Checkpoint checkpoint;
+  ModelSpec spec;
+  Layout layout;
+};
+
+/// Opens a model by path or name; warns of what is left out or not known.
+LoadedModel load_model(const ModelOptions& options, Context& context);
+
+/// Where token ids come from.
+struct TokenOptions {
+  std::string text;
+  std::string tokens;
+  std::string tokenizer;
+  Index length = 512;
+  std::int64_t limit = 8192;
+  double heldout = 0.25;
+
+  void add_to(CLI::App& command);
+  bool is_given() const { return !text.empty() || !tokens.empty(); }
+};
+
+struct TokenSource {
+  std::vector<TokenId> ids;
+  std::string words;        ///< "the built-in text", "novel.txt", ...
+  bool is_language = true;  ///< false for random ids, which say nothing of a model's statistics
+};
+
+/// Ids by the options: a text through the checkpoint's tokenizer, a file of ids, the
+/// built-in text, or random ids if there is no tokenizer.
+TokenSource token_source(const TokenOptions& options, const LoadedModel& model);
+
+/// Which groups are ordered, by what.
+struct PlanOptions {
+  std::vector<std::string> groups = {"inner"};
+  std::string solver = "swap";
+  std::string objective = "modularity";
+  Index block = 64;
+  std::uint64_t seed = 0;
+  std::int64_t max_steps = SolveOptions{}.max_steps;
+  std::string signal = "gated";
+  std::string edge = "absolute";
+  Index top_k = 0;
+  std::string expand = "independent";
+  bool data_free = false;
+
+  void add_to(CLI::App& command);
+  PlanRequest request(const Layout& layout) const;
+};
+
+/// Adds --threads; the value is in force once the command line has been parsed.
+void add_threads_option(CLI::App& command);
+
+/// A plan from running the model, from a statistics file, or from weights alone.
+Plan plan_for(const LoadedModel& model, const PlanOptions& options, const TokenOptions& tokens,
+              const std::string& statistics, Context& context);
+
+/// What verification runs on: a few of the ids that `options` lead to.
+VerifyOptions verify_options(const TokenOptions& options, const LoadedModel& model, bool in_double);
+
+nlohmann::ordered_json to_json(const VerifyReport& report);
+nlohmann::ordered_json to_json(const std::vector<GroupScore>& scores);
+nlohmann::ordered_json to_json(const std::vector<FileDigest>& files);
+
+/// The model in a few words: "mamba1 in hf names, BF16, 6 layers, d_model 192, ...".
+std::string in_words(const LoadedModel& model);
+
+void print_scores(const Plan& plan, Terminal& terminal);
+void print_report(const VerifyReport& report, Terminal& terminal);
+
+/// Container to write: "same", "safetensors", "bin". Adds --format.
+struct OutputOptions {
+  std::string output;
+  std::string format = "same";
+  bool force = false;
+  bool no_digests = false;
+
+  void add_to(CLI::App& command, const char* about_output);
+  Container container(const Checkpoint& checkpoint) const;
+};
+
+/// The folder that is written without -o: "<name>-icd" in the current one.
+std::filesystem::path default_output(const ResolvedModel& model);
+
+/// Writes the weights and the side files into a staged folder.
+/// Throws Error{io} before writing anything if the disk has too little room.
+RewriteReport write_model(const LoadedModel& model, const TensorMoves& moves, OutputFolder& folder,
+                          const OutputOptions& options, std::vector<FileDigest>& side_files,
+                          Context& context);
+
+/// icd.json: what was done, to what, by which command.
+std::string record_text(const LoadedModel& model, const Context& context,
+                        const std::optional<std::uint64_t>& seed, const RewriteReport& report,
+                        const std::vector<FileDigest>& others,
+                        const nlohmann::ordered_json& verification);
+
+}  // namespace icd::cli
