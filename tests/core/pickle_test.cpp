@@ -20,6 +20,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::PickleDraft;
 
+/// Texts of the result lie in `pickle`.
 Pickle read(const std::string& pickle, const PickleLimits& limits = {}) {
   return read_pickle(std::as_bytes(std::span(pickle)), "m.bin: data.pkl", limits);
 }
@@ -117,15 +118,16 @@ TEST(Pickle, AMemoEntryIsTheValueItself) {
 }
 
 TEST(Pickle, ReadsATensor) {
-  const Pickle pickle = read(PickleDraft()
-                                 .tensor({.storage_class = "BFloat16Storage",
-                                          .key = "7",
-                                          .location = "cuda:0",
-                                          .storage_elements = 12,
-                                          .offset = 2,
-                                          .shape = {2, 3},
-                                          .strides = {1, 4}})
-                                 .stop());
+  const std::string bytes = PickleDraft()
+                                .tensor({.storage_class = "BFloat16Storage",
+                                         .key = "7",
+                                         .location = "cuda:0",
+                                         .storage_elements = 12,
+                                         .offset = 2,
+                                         .shape = {2, 3},
+                                         .strides = {1, 4}})
+                                .stop();
+  const Pickle pickle = read(bytes);
   ASSERT_EQ(root(pickle).kind, PickleKind::tensor);
   ASSERT_EQ(pickle.tensors.size(), 1u);
   const PickledTensor& tensor = pickle.tensors[0];
