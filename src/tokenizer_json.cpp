@@ -241,6 +241,7 @@ void read_vocab(const Node& node, Bpe& bpe) {
 }
 
 void read_merges(const Node& node, Bpe& bpe) {
+  bpe.merges.reserve(node.array().size());
   std::int32_t rank = 0;
   std::size_t place = 0;
   for (const nlohmann::json& item : node.array()) {
