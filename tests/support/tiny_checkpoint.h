@@ -34,7 +34,7 @@ struct TinyOptions {
   bool layer_norm = false;  ///< mamba-ssm only
   bool tied_head = true;
   bool stored_tied_head = false;  ///< a second copy of the embedding as lm_head.weight
-  std::string prefix;             ///< before every name, "model."
+  std::string prefix = {};        ///< before every name, "model."
   std::uint64_t seed = 1;
 };
 
