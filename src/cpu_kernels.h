@@ -85,6 +85,8 @@ struct CpuKernels {
   const char* name = "";
   int tile_rows = 0;  ///< rows of a full tile; a tile may have fewer
   int tile_columns = 0;
+  /// (rows, depth), rows ld_in apart, to (depth, rows), for TileArguments::a.
+  void (*pack)(const float* in, std::int64_t ld_in, int rows, std::int64_t depth, float* packed);
   void (*tile)(const TileArguments& tile, int rows);
   void (*norm)(const NormArguments& row);
   void (*conv_silu)(const ConvArguments& run);

@@ -35,6 +35,14 @@ void tile_of(const TileArguments& tile) {
           tile.is_first ? Isa::broadcast(0.0F) : load<Isa>(tile.c + r * tile.ldc + v * Isa::kLanes);
     }
   }
+  // The rows of c lie in pages of their own; they arrive while the sums are made.
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      __builtin_prefetch(tile.c + r * tile.ldc + v * Isa::kLanes, 1);
+    }
+  }
   const float* a = tile.a;
   const float* b = tile.b;
   for (std::int64_t k = 0; k < tile.depth; ++k) {
@@ -65,6 +73,20 @@ void run_tile(const TileArguments& tile, int rows) {
     if (rows < kRows) return run_tile<Isa, kRows - 1>(tile, rows);
   }
   tile_of<Isa, kRows>(tile);
+}
+
+/// Transposes the rows of one tile; the number of rows is a constant for the compiler.
+template <typename Isa, int kRows = Isa::kTileRows>
+void pack_tile(const float* in, std::int64_t ld_in, int rows, std::int64_t depth, float* packed) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return pack_tile<Isa, kRows - 1>(in, ld_in, rows, depth, packed);
+  }
+  const float* from[kRows];
+  for (int r = 0; r < kRows; ++r) from[r] = in + r * ld_in;
+  for (std::int64_t k = 0; k < depth; ++k) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) packed[k * kRows + r] = from[r][k];
+  }
 }
 
 /// Sums term(in[i]) over a row. Sixteen partial sums, element i to sum i mod 16, then halves
@@ -135,6 +157,8 @@ void add_softplus(float* values, const float* bias, std::int64_t channels) {
   }
 }
 
+inline constexpr std::int64_t kRowsAhead = 8;
+
 /// One vector of channels through the whole sequence. kStates > 0: the states are held in
 /// registers; 0: any number of them, in memory.
 template <typename Isa, int kStates>
@@ -152,6 +176,14 @@ inline void scan_channels(const ScanArguments& run, std::int64_t channel) {
   for (std::int64_t t = 0; t < run.length; ++t) {
     const float* b = run.b + t * run.ld_bc;
     const float* c = run.c + t * run.ld_bc;
+    // Every row lies in a page of its own, where the hardware does not look ahead. Without
+    // this, half of the scan waits for z (perf, Sapphire Rapids, d_inner 1024).
+    const std::int64_t ahead = t + kRowsAhead;
+    if (ahead < run.length) {
+      __builtin_prefetch(run.x + ahead * run.ld + channel);
+      __builtin_prefetch(run.dt + ahead * run.ld + channel);
+      __builtin_prefetch(run.z + ahead * run.ld_z + channel);
+    }
     const Float x = load<Isa>(run.x + t * run.ld + channel);
     const Float dt = load<Isa>(run.dt + t * run.ld + channel);
     const Float input = dt * x;
@@ -203,6 +235,7 @@ constexpr CpuKernels kernels_of(const char* name) {
   return {.name = name,
           .tile_rows = Isa::kTileRows,
           .tile_columns = Isa::kTileVectors * Isa::kLanes,
+          .pack = &pack_tile<Isa>,
           .tile = &run_tile<Isa>,
           .norm = &norm<Isa>,
           .conv_silu = &conv_silu<Isa>,

@@ -80,7 +80,7 @@ RC_GTEST_PROP(Gemm, IsTheChainOfFusedMultiplyAddsOnEveryCpuPathAndTouchesNothing
 }
 
 TEST(Gemm, KeepsTheChainAcrossBlocksOfDepthAndOfRows) {
-  const Problem problem(400, 37, 600);
+  const Problem problem(400, 37, 1100);
   const std::vector<float> expected = problem.chains();
   for (const CpuPath path : kCpuPaths) {
     if (is_supported(path)) {
