@@ -51,11 +51,11 @@ OutputFolder::OutputFolder(const fs::path& target, Existing existing,
                            const std::vector<fs::path>& inputs) {
   std::error_code failure;
   // "OUT/" is OUT; what is behind links counts, for a link to the input is the input.
-  target_ = fs::weakly_canonical(target / ".", failure);
+  target_ = fs::weakly_canonical(fs::absolute(target) / ".", failure);
   if (failure) io_failed(target, "resolved", failure.value());
   if (!target_.has_filename()) target_ = target_.parent_path();
   for (const fs::path& input : inputs) {
-    const fs::path folder = fs::weakly_canonical(input / ".", failure);
+    const fs::path folder = fs::weakly_canonical(fs::absolute(input) / ".", failure);
     const fs::path source = folder.has_filename() ? folder : folder.parent_path();
     if (is_inside(target_, source)) {
       throw Error(ErrorCode::usage,
@@ -108,7 +108,6 @@ void OutputFolder::publish() {
   std::error_code failure;
   for (const auto& entry : fs::directory_iterator(staging_)) flush(entry.path(), O_RDONLY);
   flush(staging_, O_RDONLY | O_DIRECTORY);
-  const fs::path parent = target_.parent_path();
   if (!replaces_) {
     if (rename(staging_.c_str(), target_.c_str()) != 0) io_failed(target_, "put in place", errno);
   } else {
@@ -127,7 +126,7 @@ void OutputFolder::publish() {
     fs::remove_all(staging_, failure);
   }
   staging_.clear();
-  flush(parent.empty() ? fs::path(".") : parent, O_RDONLY | O_DIRECTORY);
+  flush(target_.parent_path(), O_RDONLY | O_DIRECTORY);
 }
 
 void write_atomically(const fs::path& file, std::string_view text) {

@@ -289,8 +289,7 @@ class SameFormat {
     if (crc32_of(before) == record.crc32) {
       for (const std::int64_t position : record.crc32_positions)
         patches_[position] = crc32_of(after);
-    } else {
-      // torch can be told not to compute checksums; then the inverse could not restore one.
+    } else if (record.crc32 != 0) {  // torch can be told not to compute checksums: it writes 0
       progress_.warn(
           fmt::format("{}: storage of '{}': the archive's CRC-32 is not that of its bytes; "
                       "it is carried as it is",

@@ -359,7 +359,9 @@ class Binder {
     StoredTensor stored;
     stored.name = named.name;
     stored.dtype = tensor.element.dtype;
-    stored.dtype_text = std::string(tensor.element.name);
+    // Spelt as safetensors do, so that a model is the same in either container.
+    stored.dtype_text = std::string(stored.dtype == DType::unknown ? tensor.element.name
+                                                                   : dtype_name(stored.dtype));
     stored.shape = tensor.shape;
     stored.strides = tensor.strides;
     stored.file = file;

@@ -104,7 +104,7 @@ TEST(TorchArchive, ReadsNamesViewsAndPositions) {
   EXPECT_EQ(tensors[0].span_bytes, 24);
   EXPECT_EQ(tensors[0].file, 3);
   EXPECT_EQ(tensors[2].dtype, DType::f16);
-  EXPECT_EQ(tensors[2].dtype_text, "HalfStorage");
+  EXPECT_EQ(tensors[2].dtype_text, "F16");
   EXPECT_THAT(floats(file, tensors[0]), ElementsAre(0, 1, 2, 3, 4, 5));
   EXPECT_THAT(floats(file, tensors[1]), ElementsAre(0, 3, 1, 4, 2, 5));
   EXPECT_THAT(floats(file, tensors[2]), ElementsAre(1, 2));
