@@ -24,9 +24,8 @@ struct SafetensorsEntry {
 /// A new header: its bytes, the 8 bytes of its length included, for entries whose data
 /// follow in the given order. Metadata: format pt (transformers refuses files without it),
 /// then `metadata`. Padded with spaces to a multiple of 8.
-std::string safetensors_header(
-    std::span<const SafetensorsEntry> entries,
-    std::span<const std::pair<std::string, std::string>> metadata = {});
+std::string safetensors_header(std::span<const SafetensorsEntry> entries,
+                               std::span<const std::pair<std::string, std::string>> metadata = {});
 
 /// Bytes of the data of one entry.
 std::int64_t entry_bytes(const SafetensorsEntry& entry);

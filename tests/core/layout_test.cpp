@@ -46,15 +46,13 @@ VerifyReport reorder(const Checkpoint& checkpoint, const Layout& layout,
                      const std::map<std::string, Permutation>& groups, const fs::path& folder,
                      bool in_double) {
   Progress silent;
+  fs::remove_all(folder);  // of the re-ordering before this one
   fs::create_directories(folder);
   testing::write_file(folder / "config.json", checkpoint.config_text());
   rewrite(checkpoint, expand(checkpoint, layout, groups), folder, {.digests = false}, silent);
   const Checkpoint written = Checkpoint::open(folder);
-  const VerifyReport report =
-      verify(checkpoint, written, nullptr, some_tokens(ModelSpec::of(checkpoint).vocab, in_double),
-             silent);
-  fs::remove_all(folder);
-  return report;
+  return verify(checkpoint, written, nullptr,
+                some_tokens(ModelSpec::of(checkpoint).vocab, in_double), silent);
 }
 
 std::vector<TinyOptions> variants() {
