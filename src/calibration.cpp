@@ -23,9 +23,10 @@ struct Signal {
   Site site;
 };
 
+// The first of a kind is the one that its order is solved on unless another is asked for.
 constexpr std::array<Signal, 5> kSignals = {{
-    {"inner", "conv", Site::conv},
     {"inner", "gated", Site::gated},
+    {"inner", "conv", Site::conv},
     {"state", "bc", Site::x_proj},
     {"dt_rank", "dt_rank", Site::x_proj},
     {"model", "normed", Site::normed},
@@ -237,6 +238,16 @@ void check_fit(const ModelSpec& spec, std::span<const StatisticsEntry> entries,
 }
 
 }  // namespace
+
+std::string_view signal_for(std::string_view kind, std::string_view wanted) {
+  const Signal* first = nullptr;
+  for (const Signal& signal : kSignals) {
+    if (signal.kind != kind) continue;
+    if (signal.name == wanted) return signal.name;
+    if (first == nullptr) first = &signal;
+  }
+  return first == nullptr ? std::string_view() : first->name;
+}
 
 std::vector<StatisticsEntry> statistics_entries(const Layout& layout,
                                                 const CalibrationOptions& options) {

@@ -13,14 +13,6 @@
 namespace icd {
 namespace {
 
-/// The signal that says how alike the members of a kind of group are.
-std::string signal_of(const AxisGroup& group, const std::string& inner_signal) {
-  if (group.kind == "inner") return inner_signal;
-  if (group.kind == "state") return "bc";
-  if (group.kind == "model") return "normed";
-  return group.kind;
-}
-
 std::vector<const AxisGroup*> groups_of(const Layout& layout,
                                         const std::vector<std::string>& kinds) {
   const auto known = layout.kinds();
@@ -132,7 +124,7 @@ SimilaritySource similarity_by_running(const LanguageModel<float>& model, const 
                                             const auto& take, Progress& progress) {
     CalibrationOptions options{.kinds = {}, .signals = {}};
     for (const AxisGroup* group : groups) {
-      const std::string own = signal_of(*group, signal);
+      const std::string own(signal_for(group->kind, signal));
       const auto add = [](std::vector<std::string>& list, const std::string& entry) {
         if (std::find(list.begin(), list.end(), entry) == list.end()) list.push_back(entry);
       };
@@ -154,7 +146,7 @@ SimilaritySource similarity_from(const StatisticsFile& statistics, const std::st
                                Progress& progress) {
     progress.start("solving", static_cast<std::int64_t>(groups.size()), "groups");
     for (const AxisGroup* group : groups) {
-      GroupStatistics found = statistics.read(group->name, signal_of(*group, signal));
+      GroupStatistics found = statistics.read(group->name, signal_for(group->kind, signal));
       take(*group, {std::move(found.train.correlation), std::move(found.heldout.correlation)});
       progress.advance(1, group->name);
     }

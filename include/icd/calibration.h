@@ -51,6 +51,10 @@ struct StatisticsEntry {
   bool has_dt_quantiles = false;
 };
 
+/// The signal that tells how alike the members of a kind of group are: `wanted` if the kind
+/// has it, else the kind's first; empty for a kind without signals.
+std::string_view signal_for(std::string_view kind, std::string_view wanted);
+
 /// What calibrate() hands over for these options, in its order: layers in order, groups
 /// as the layout has them, "model" last. Kinds that the layout does not have are left out.
 /// Throws Error{usage} for a kind without signals, or a signal that belongs to no kind asked for.

@@ -171,8 +171,8 @@ TEST(Calibration, MeasuresEverySignalOfEveryGroup) {
   std::vector<std::string> names;
   for (const GroupStatistics& statistics : all) names.push_back(name_of(statistics));
   EXPECT_THAT(names,
-              ElementsAre("layers.0/inner conv", "layers.0/inner gated", "layers.0/state bc",
-                          "layers.0/dt_rank dt_rank", "layers.1/inner conv", "layers.1/inner gated",
+              ElementsAre("layers.0/inner gated", "layers.0/inner conv", "layers.0/state bc",
+                          "layers.0/dt_rank dt_rank", "layers.1/inner gated", "layers.1/inner conv",
                           "layers.1/state bc", "layers.1/dt_rank dt_rank", "model normed"));
   for (const GroupStatistics& statistics : all) {
     SCOPED_TRACE(name_of(statistics));
