@@ -2,11 +2,14 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 
@@ -24,9 +27,46 @@ namespace fs = std::filesystem;
               reason == ENOSPC ? "free some space, or name another place with -o" : "");
 }
 
+/// What siblings of `target` are called, up to the number of their process.
+std::string sibling_stem(const fs::path& target) {
+  return fmt::format(".{}.icd-tmp-", target.filename().string());
+}
+
 /// A name that no other run uses, beside `target` and so on its file system.
 fs::path sibling_of(const fs::path& target) {
-  return target.parent_path() / fmt::format(".{}.icd-tmp-{}", target.filename().string(), getpid());
+  return target.parent_path() / fmt::format("{}{}", sibling_stem(target), getpid());
+}
+
+/// An open descriptor of the folder with a lock that ends with it; -1 if there is none to have.
+int lock_of(const fs::path& folder) {
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) == 0) return fd;
+  close(fd);
+  return -1;
+}
+
+/// Removes what killed processes left beside `target`. The lock speaks where numbers do not:
+/// a process in another container has a number that means nothing here.
+void remove_abandoned_siblings(const fs::path& target) {
+  const std::string stem = sibling_stem(target);
+  std::vector<fs::path> abandoned;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(target.parent_path(), ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(stem) || !entry.is_directory(ignored)) continue;
+    pid_t process = 0;
+    const char* end = name.data() + name.size();
+    const auto [stop, fault] = std::from_chars(name.data() + stem.size(), end, process);
+    if (fault != std::errc() || stop != end || process <= 0) continue;
+    const bool is_gone = process == getpid() || (kill(process, 0) != 0 && errno == ESRCH);
+    if (is_gone) abandoned.push_back(entry.path());
+  }
+  for (const fs::path& folder : abandoned) {
+    const int lock = lock_of(folder);
+    if (lock < 0) continue;
+    fs::remove_all(folder, ignored);
+    close(lock);
+  }
 }
 
 /// Flushes a file, or the names in a folder.
@@ -59,8 +99,8 @@ OutputFolder::OutputFolder(const fs::path& target, Existing existing,
     const fs::path source = folder.has_filename() ? folder : folder.parent_path();
     if (is_inside(target_, source)) {
       throw Error(ErrorCode::usage,
-                  fmt::format("-o {}: is {} the input {}", target.string(),
-                              target_ == source ? "" : "inside", source.string()),
+                  fmt::format("-o {}: is {}the input {}", target.string(),
+                              target_ == source ? "" : "inside ", source.string()),
                   "the input is never written to; name another folder");
     }
   }
@@ -79,16 +119,24 @@ OutputFolder::OutputFolder(const fs::path& target, Existing existing,
     }
     replaces_ = true;
   }
+  for (fs::path above = target_.parent_path(); !fs::exists(above, failure);
+       above = above.parent_path()) {
+    made_.push_back(above);
+  }
   fs::create_directories(target_.parent_path(), failure);
   if (failure) io_failed(target_.parent_path(), "made", failure.value());
-  staging_ = sibling_of(target_);
-  fs::remove_all(staging_, failure);  // of a killed process that had our number
-  if (mkdir(staging_.c_str(), 0777) != 0) io_failed(staging_, "made", errno);
+  remove_abandoned_siblings(target_);
+  const fs::path sibling = sibling_of(target_);
+  if (mkdir(sibling.c_str(), 0777) != 0) io_failed(sibling, "made", errno);
+  staging_ = sibling;  // ours to remove from here on
+  lock_ = lock_of(staging_);
 }
 
 OutputFolder::~OutputFolder() {
   std::error_code ignored;
   if (!staging_.empty()) fs::remove_all(staging_, ignored);
+  for (const fs::path& above : made_) fs::remove(above, ignored);  // those that are empty
+  if (lock_ >= 0) close(lock_);
 }
 
 void OutputFolder::write(std::string_view name, std::string_view text) {
@@ -104,9 +152,34 @@ void OutputFolder::copy(const fs::path& from, std::string_view name) {
   if (failure) io_failed(staging_ / name, "copied from " + from.string(), failure.value());
 }
 
+/// Links into the new folder what the old one holds of others. Linked, not moved: whenever the
+/// process is killed, everything is in the folder that has the name.
+void OutputFolder::keep_the_rest() {
+  constexpr auto kCopy = fs::copy_options::recursive | fs::copy_options::copy_symlinks;
+  for (const auto& entry : fs::directory_iterator(target_)) {
+    const fs::path name = entry.path().filename();
+    const fs::path kept = staging_ / name;
+    const bool ours = entry.is_regular_file() && (is_weight_file(name) || is_own_file(name));
+    if (ours || fs::exists(fs::symlink_status(kept))) continue;
+    std::error_code failure;
+    fs::copy(entry.path(), kept, kCopy | fs::copy_options::create_hard_links, failure);
+    if (!failure) continue;
+    fs::remove_all(kept, failure);  // a file system without hard links
+    fs::copy(entry.path(), kept, kCopy, failure);
+    if (failure) io_failed(kept, "copied from " + entry.path().string(), failure.value());
+  }
+}
+
 void OutputFolder::publish() {
-  std::error_code failure;
   for (const auto& entry : fs::directory_iterator(staging_)) flush(entry.path(), O_RDONLY);
+  if (replaces_) {
+    keep_the_rest();
+    for (const auto& entry : fs::recursive_directory_iterator(staging_)) {
+      if (entry.symlink_status().type() == fs::file_type::directory) {
+        flush(entry.path(), O_RDONLY | O_DIRECTORY);
+      }
+    }
+  }
   flush(staging_, O_RDONLY | O_DIRECTORY);
   if (!replaces_) {
     if (rename(staging_.c_str(), target_.c_str()) != 0) io_failed(target_, "put in place", errno);
@@ -115,15 +188,8 @@ void OutputFolder::publish() {
     if (renameat2(AT_FDCWD, staging_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) != 0) {
       io_failed(target_, "exchanged", errno);
     }
-    for (const auto& entry : fs::directory_iterator(staging_, failure)) {
-      const fs::path name = entry.path().filename();
-      const bool ours =
-          entry.is_regular_file(failure) && (is_weight_file(name) || is_own_file(name));
-      if (ours || fs::exists(target_ / name, failure)) continue;
-      fs::rename(entry.path(), target_ / name, failure);
-      if (failure) io_failed(entry.path(), "moved to " + target_.string(), failure.value());
-    }
-    fs::remove_all(staging_, failure);
+    std::error_code ignored;
+    fs::remove_all(staging_, ignored);
   }
   staging_.clear();
   flush(target_.parent_path(), O_RDONLY | O_DIRECTORY);

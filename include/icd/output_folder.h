@@ -9,7 +9,8 @@ namespace icd {
 
 /// A folder that appears whole or not at all. Files are made in a hidden sibling,
 /// .NAME.icd-tmp-PID; publish() flushes them to the disk and renames the sibling. Without
-/// publish(), the destructor removes it.
+/// publish(), the destructor removes it; where a killed process left one, the next folder of
+/// that name does.
 class OutputFolder {
  public:
   enum class Existing {
@@ -35,14 +36,18 @@ class OutputFolder {
   /// Copies a file byte for byte. Throws Error{io}.
   void copy(const std::filesystem::path& from, std::string_view name);
 
-  /// Flushes every file and puts the folder in its place by one rename. A folder that is
-  /// being replaced is exchanged first; then what it held beside weights and icd's own files
-  /// is moved into the new one, unless that has a file of the same name. Throws Error{io}.
+  /// Flushes every file and puts the folder in its place by one rename. What a folder that is
+  /// being replaced holds beside weights and icd's own files is in the new one too, unless
+  /// that has a file of the same name. Throws Error{io}.
   void publish();
 
  private:
+  void keep_the_rest();
+
   std::filesystem::path target_;
   std::filesystem::path staging_;
+  std::vector<std::filesystem::path> made_;  // folders above, deepest first
+  int lock_ = -1;  // on the sibling, while this object lives: nobody takes it for abandoned
   bool replaces_ = false;
 };
 
