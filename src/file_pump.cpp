@@ -16,7 +16,7 @@ namespace {
 
 // Pieces made but not yet written and hashed. Enough to ride out a slow write; more would
 // only be memory.
-constexpr std::int64_t kMaxUnderWayBytes = 48 << 20;
+constexpr std::int64_t kMaxUnderWayBytes = 16 << 20;
 
 // How far the caller may be ahead of the input's hash, in bytes: mapped pages in between
 // cannot be given back.
@@ -25,6 +25,10 @@ constexpr std::int64_t kMaxHashLagBytes = 64 << 20;
 // The kernel starts writing a stretch as soon as it is complete, so that the flush at the
 // end finds little left to do.
 constexpr std::int64_t kWritebackBytes = 16 << 20;
+
+// Pages of the input are given back so many bytes at a time: each time interrupts every core
+// that runs one of our threads.
+constexpr std::int64_t kReleaseBytes = 8 << 20;
 
 constexpr std::int64_t kPageBytes = 4096;
 
@@ -77,32 +81,42 @@ void FilePump::rethrow_failure() {
 }
 
 std::byte* FilePump::reserve(std::int64_t bytes) {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return failure_ || owned_under_way_ < kMaxUnderWayBytes; });
-  rethrow_failure();
-  reserved_bytes_ = std::max(bytes, kPieceBytes);
-  reserved_ =
-      std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(reserved_bytes_));
-  return reserved_.get();
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return failure_ || owned_under_way_ < kMaxUnderWayBytes; });
+    rethrow_failure();
+    if (bytes <= kPieceBytes && !spare_.empty()) {
+      reserved_ = std::move(spare_.back());
+      spare_.pop_back();
+      return reserved_.data.get();
+    }
+  }
+  const std::int64_t size = std::max(bytes, kPieceBytes);
+  reserved_ = {std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(size)), size};
+  return reserved_.data.get();
 }
 
 void FilePump::push_reserved(std::int64_t bytes) {
-  // Whoever lets go of the piece last, writer or hash, makes room for another.
-  const std::int64_t held = reserved_bytes_;
-  auto piece = SharedPiece(new Piece{std::move(reserved_), {}}, [this, held](Piece* done) {
-    delete done;
-    {
-      const std::lock_guard lock(mutex_);
-      owned_under_way_ -= held;
-    }
-    changed_.notify_all();
-  });
-  piece->bytes = {piece->owned.get(), static_cast<std::size_t>(bytes)};
   {
     const std::lock_guard lock(mutex_);
-    owned_under_way_ += held;
+    owned_under_way_ += reserved_.bytes;
   }
+  // Whoever lets go of the piece last, writer or hash, makes room for another.
+  auto piece = SharedPiece(new Piece{std::move(reserved_), {}}, [this](Piece* done) {
+    take_back(std::move(done->owned));
+    delete done;
+  });
+  piece->bytes = {piece->owned.data.get(), static_cast<std::size_t>(bytes)};
   push(std::move(piece));
+}
+
+void FilePump::take_back(Buffer buffer) {
+  {
+    const std::lock_guard lock(mutex_);
+    owned_under_way_ -= buffer.bytes;
+    if (buffer.bytes == kPieceBytes) spare_.push_back(std::move(buffer));
+  }
+  changed_.notify_all();
 }
 
 void FilePump::push_mapped(std::span<const std::byte> bytes) {
@@ -112,11 +126,22 @@ void FilePump::push_mapped(std::span<const std::byte> bytes) {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return failure_ || to_write_.size() + to_hash_.size() < 8; });
       rethrow_failure();
+      mapped_under_way_.push_back(piece.data() - input_.data);
     }
-    push(std::make_shared<Piece>(Piece{nullptr, piece}));
+    push(SharedPiece(new Piece{{}, piece}, [this](Piece* done) {
+      delete done;
+      mapped_is_done();
+    }));
     bytes = bytes.subspan(piece.size());
     input_done_to(piece.data() + piece.size() - input_.data);
   }
+}
+
+/// The writer and the hash both take pieces in order, so they let go of them in order too.
+void FilePump::mapped_is_done() {
+  std::unique_lock lock(mutex_);
+  mapped_under_way_.pop_front();
+  release_input(lock);
 }
 
 void FilePump::push(SharedPiece piece) {
@@ -140,14 +165,15 @@ void FilePump::input_done_to(std::int64_t position) {
   }
 }
 
-/// Gives back the pages that both the caller and the hash have left behind. A piece that is
-/// still being written from the map is read again from the page cache: slower, not wrong.
+/// Gives back the pages that nobody needs any more: not the caller, not the input's hash, and
+/// no stretch that is still to be written, since the writer would map its pages again for good.
 void FilePump::release_input(std::unique_lock<std::mutex>& lock) {
-  const std::int64_t done =
-      digests_ ? std::min(caller_position_, hashed_position_) : caller_position_;
+  std::int64_t done = caller_position_;
+  if (digests_) done = std::min(done, hashed_position_);
+  if (!mapped_under_way_.empty()) done = std::min(done, mapped_under_way_.front());
   const std::int64_t begin = released_;
   const std::int64_t end = done / kPageBytes * kPageBytes;
-  if (end - begin < kPieceBytes) return;
+  if (end - begin < kReleaseBytes) return;
   released_ = end;
   lock.unlock();
   madvise(const_cast<std::byte*>(input_.data) + begin, static_cast<std::size_t>(end - begin),

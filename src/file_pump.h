@@ -23,8 +23,9 @@ namespace icd {
 /// given back, so that a mapped file does not count as memory in use.
 class FilePump {
  public:
-  /// Memory of one piece on its way to the disk.
-  static constexpr std::int64_t kPieceBytes = 4 << 20;
+  /// Memory of one piece on its way to the disk. Small enough to be in a cache still when it
+  /// is hashed and written.
+  static constexpr std::int64_t kPieceBytes = 1 << 20;
 
   /// Throws Error{io} if the file cannot be made.
   FilePump(const WeightFile& input, const std::filesystem::path& output, bool digests);
@@ -53,13 +54,19 @@ class FilePump {
   std::string output_sha256();
 
  private:
+  struct Buffer {
+    std::unique_ptr<std::byte[]> data;
+    std::int64_t bytes = 0;
+  };
   struct Piece {
-    std::unique_ptr<std::byte[]> owned;  // empty for a stretch of the input
+    Buffer owned;  // empty for a stretch of the input
     std::span<const std::byte> bytes;
   };
   using SharedPiece = std::shared_ptr<Piece>;
 
   void push(SharedPiece piece);
+  void take_back(Buffer buffer);
+  void mapped_is_done();
   void run_writer();
   void run_output_hash();
   void run_input_hash();
@@ -76,11 +83,13 @@ class FilePump {
 
   std::mutex mutex_;
   std::condition_variable changed_;
+  // Before the queues: a piece that goes away with its queue still reports here.
+  std::vector<Buffer> spare_;         // of kPieceBytes; fresh memory would fault in page by page
+  std::int64_t owned_under_way_ = 0;  // bytes
+  std::deque<std::int64_t> mapped_under_way_;  // where stretches of the input begin, ascending
   std::deque<SharedPiece> to_write_;
   std::deque<SharedPiece> to_hash_;
-  std::unique_ptr<std::byte[]> reserved_;
-  std::int64_t reserved_bytes_ = 0;
-  std::int64_t owned_under_way_ = 0;  // bytes
+  Buffer reserved_;
   std::int64_t caller_position_ = 0;  // bytes of the input that the caller is done with
   std::int64_t hashed_position_ = 0;  // ... that the input's hash is done with
   std::int64_t released_ = 0;
