@@ -1,5 +1,6 @@
 // icd bench rewrite --model X | --shape mamba-1.4b
 // icd bench forward --model X
+// icd bench model --shape mamba-1.4b -o OUT
 //
 // Samples, all of them; interleaved, so that a noisy machine is noisy for every contender.
 #include <unistd.h>
@@ -24,6 +25,7 @@ struct Options {
   ModelOptions model;
   std::string shape;
   std::string folder = ".";
+  std::string output;
   int shards = 1;
   int repeats = 3;
   int threads = 0;
@@ -81,19 +83,31 @@ class Workplace {
   fs::path path_;
 };
 
+Mamba1Shape shape_of(const Options& options) {
+  const auto shape = published_shape(options.shape);
+  if (!shape) {
+    throw Error(
+        ErrorCode::usage,
+        fmt::format("--shape: there is no '{}', expected mamba-130m to mamba-2.8b", options.shape));
+  }
+  return *shape;
+}
+
+int run_model(const Options& options, Context& context) {
+  OutputFolder folder(options.output, OutputFolder::Existing::refuse, {});
+  write_synthetic(shape_of(options), options.shards, 0, folder.staging(), context.terminal);
+  folder.publish();
+  context.terminal.print("wrote {}: random weights of {}'s shapes", options.output, options.shape);
+  return kDone;
+}
+
 int run_rewrite(const Options& options, Context& context) {
   const Workplace workplace(options.folder);
   ModelOptions chosen = options.model;
   if (chosen.model.empty()) {
-    const auto shape = published_shape(options.shape);
-    if (!shape) {
-      throw Error(ErrorCode::usage,
-                  fmt::format("--shape: there is no '{}', expected mamba-130m to mamba-2.8b",
-                              options.shape));
-    }
     const fs::path made = workplace / "model";
     fs::create_directories(made);
-    write_synthetic(*shape, options.shards, 0, made, context.terminal);
+    write_synthetic(shape_of(options), options.shards, 0, made, context.terminal);
     chosen.model = made.string();
   }
   const LoadedModel model = load_model(chosen, context);
@@ -246,6 +260,23 @@ void add_bench(CLI::App& app, Action& action) {
       "Example: icd bench forward --model experiments/models/mamba-novels-2m-hf");
   forward_command.callback([options, &action] {
     action = [options](Context& context) { return run_forward(*options, context); };
+  });
+
+  CLI::App& model_command = *bench.add_subcommand(
+      "model", "a checkpoint of a published shape, for timing by other means");
+  model_command.add_option("--shape", options->shape, "mamba-130m to mamba-2.8b")
+      ->type_name("S")
+      ->required();
+  model_command.add_option("--shards", options->shards, "files of the checkpoint")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  model_command.add_option("-o,--output", options->output, "the folder to write")
+      ->type_name("OUT")
+      ->required();
+  model_command.footer("Example: icd bench model --shape mamba-130m -o /tmp/mamba-130m");
+  model_command.callback([options, &action] {
+    action = [options](Context& context) { return run_model(*options, context); };
   });
 }
 
