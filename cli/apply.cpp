@@ -59,6 +59,7 @@ int run(const Options& options, Context& context) {
       options.output.output,
       options.output.force ? OutputFolder::Existing::replace : OutputFolder::Existing::refuse,
       {model.checkpoint.folder()});
+  check_room(model, folder);
   std::vector<FileDigest> others;
   const RewriteReport rewritten =
       write_model(model, moves, folder, options.output, others, context);

@@ -51,6 +51,26 @@ std::string quoted(int argc, char** argv) {
   return line;
 }
 
+/// What is wrong with a call. A word that means nothing goes first: it is often the reason why
+/// something else seems to be missing.
+icd::Error refusal_of(const CLI::App& app, const CLI::ParseError& error) {
+  const auto commands = app.get_subcommands();
+  const std::string call = commands.empty() ? "icd" : "icd " + commands[0]->get_name();
+  const std::string hint = fmt::format("`{} --help`", call);
+  const std::vector<std::string> strangers = app.remaining(true);
+  if (!strangers.empty()) {
+    const std::string& word = strangers.front();
+    const char* what = word.starts_with('-') ? "no option of"
+                       : commands.empty()    ? "no command of"
+                                             : "a word too many for";
+    return {ErrorCode::usage, fmt::format("{}: is {} `{}`", word, what, call), hint};
+  }
+  if (commands.empty()) {
+    return {ErrorCode::usage, "command: there is none, expected `icd COMMAND ...`", hint};
+  }
+  return {ErrorCode::usage, error.what(), hint};
+}
+
 int run(int argc, char** argv, cli::Terminal& terminal) {
   CLI::App app("icd re-orders a Mamba checkpoint without changing what it computes, and proves it.",
                "icd");
@@ -64,9 +84,9 @@ int run(int argc, char** argv, cli::Terminal& terminal) {
   app.add_flag("-q,--quiet", quiet, "no progress and no warnings");
   app.add_flag("-v,--verbose", verbose, "a line for each step");
   app.footer(
-      "Example: icd permute --model experiments/models/mamba-novels-2m-hf\n"
       "Exit status: 0 done, 1 failed, 2 wrong call, 3 not equivalent, 4 input refused,\n"
-      "5 not available, 130 interrupted");
+      "5 not available, 130 interrupted\n\n"
+      "Example: icd permute --model experiments/models/mamba-novels-2m-hf");
 
   cli::Action action;
   cli::add_permute(app, action);
@@ -81,7 +101,7 @@ int run(int argc, char** argv, cli::Terminal& terminal) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    throw icd::Error(ErrorCode::usage, error.what(), "`icd --help`, `icd COMMAND --help`");
+    throw refusal_of(app, error);
   }
   if (quiet) terminal.set_quiet();
   if (verbose) terminal.set_verbose();

@@ -50,6 +50,7 @@ int run(const Options& options, Context& context) {
         target,
         options.output.force ? OutputFolder::Existing::replace : OutputFolder::Existing::refuse,
         std::vector{model.checkpoint.folder()});
+    check_room(model, *folder);
   }
 
   Plan plan = plan_for(model, options.plan, options.tokens, "", context);

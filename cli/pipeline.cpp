@@ -37,6 +37,23 @@ std::vector<TokenId> encoded(std::string_view text, const TokenOptions& options,
   return Tokenizer::open(file).encode(text);
 }
 
+/// `source`, which a person has chosen, if the model can run on it.
+TokenSource checked(TokenSource source, const LoadedModel& model) {
+  constexpr std::size_t kFewest = 4;  // a sequence of two to solve on, another to score on
+  if (source.ids.size() < kFewest) {
+    throw Error(ErrorCode::input, fmt::format("{}: has {} tokens, expected at least {}",
+                                              source.words, source.ids.size(), kFewest));
+  }
+  for (std::size_t i = 0; i < source.ids.size(); ++i) {
+    if (source.ids[i] >= 0 && source.ids[i] < model.spec.vocab) continue;
+    throw Error(ErrorCode::input,
+                fmt::format("{}: token {} is {}, expected 0 to {}, the model's vocabulary",
+                            source.words, i, source.ids[i], model.spec.vocab - 1),
+                "ids have to come from this model's tokenizer");
+  }
+  return source;
+}
+
 bool has_tokenizer(const TokenOptions& options, const LoadedModel& model) {
   return !options.tokenizer.empty() || fs::exists(model.checkpoint.folder() / "tokenizer.json");
 }
@@ -111,14 +128,21 @@ void TokenOptions::add_to(CLI::App& command) {
 
 TokenSource token_source(const TokenOptions& options, const LoadedModel& model) {
   if (!options.tokens.empty()) {
-    return {read_tokens(options.tokens), fs::path(options.tokens).filename().string(), true};
+    return checked({read_tokens(options.tokens), fs::path(options.tokens).filename().string()},
+                   model);
   }
   if (!options.text.empty()) {
-    return {encoded(read_text(options.text, kMaxTextBytes), options, model),
-            fs::path(options.text).filename().string(), true};
+    const std::string words = fs::path(options.text).filename().string();
+    const std::string text = read_text(options.text, kMaxTextBytes);
+    try {
+      return checked({encoded(text, options, model), words}, model);
+    } catch (const Error& error) {  // the tokenizer knows the text, not its file
+      if (!std::string_view(error.what()).starts_with("text: ")) throw;
+      throw Error(error.code(), words + std::string(error.what()).substr(4), error.hint());
+    }
   }
   if (has_tokenizer(options, model)) {
-    return {encoded(builtin_text(), options, model), "the built-in text", true};
+    return checked({encoded(builtin_text(), options, model), "the built-in text"}, model);
   }
   return {random_tokens(model.spec.vocab, options.limit, 0), "random ids", false};
 }
@@ -380,20 +404,27 @@ fs::path default_output(const ResolvedModel& model) {
   return name + "-icd";
 }
 
-RewriteReport write_model(const LoadedModel& model, const TensorMoves& moves, OutputFolder& folder,
-                          const OutputOptions& options, std::vector<FileDigest>& side_files,
-                          Context& context) {
+void check_room(const LoadedModel& model, const OutputFolder& folder) {
   const Checkpoint& checkpoint = model.checkpoint;
   std::uint64_t needed = 0;
   for (const auto& file : checkpoint.files()) needed += static_cast<std::uint64_t>(file->bytes);
+  for (const std::string& name : checkpoint.side_files()) {
+    needed += fs::file_size(checkpoint.folder() / name);
+  }
   if (const std::uint64_t available = available_bytes(folder.staging()); available < needed) {
     throw Error(
         ErrorCode::io,
-        fmt::format("{}: the disk has {} left, the weights take {}", folder.target().string(),
+        fmt::format("{}: the disk has {} left, the model takes {}", folder.target().string(),
                     bytes_text(static_cast<std::int64_t>(available)),
                     bytes_text(static_cast<std::int64_t>(needed))),
         "free some space, or name another place with -o");
   }
+}
+
+RewriteReport write_model(const LoadedModel& model, const TensorMoves& moves, OutputFolder& folder,
+                          const OutputOptions& options, std::vector<FileDigest>& side_files,
+                          Context& context) {
+  const Checkpoint& checkpoint = model.checkpoint;
   RewriteOptions rewriting{.container = options.container(checkpoint),
                            .digests = !options.no_digests};
   if (model.spec.tied_head && rewriting.container != checkpoint.container()) {

@@ -118,8 +118,10 @@ struct OutputOptions {
 /// The folder that is written without -o: "<name>-icd" in the current one.
 std::filesystem::path default_output(const ResolvedModel& model);
 
+/// Throws Error{io} if the disk has too little room for what write_model() writes.
+void check_room(const LoadedModel& model, const OutputFolder& folder);
+
 /// Writes the weights and the side files into a staged folder.
-/// Throws Error{io} before writing anything if the disk has too little room.
 RewriteReport write_model(const LoadedModel& model, const TensorMoves& moves, OutputFolder& folder,
                           const OutputOptions& options, std::vector<FileDigest>& side_files,
                           Context& context);

@@ -47,9 +47,9 @@ int list(const Options& options, Terminal& terminal) {
 
 int run(const Options& options, Context& context) {
   if (options.list) return list(options, context.terminal);
-  if (options.model.model.empty()) throw Error(ErrorCode::usage, "--model: is missing");
-  if (options.output.empty())
-    throw Error(ErrorCode::usage, "-o: is missing, expected the plan to write");
+  constexpr const char* kHint = "`icd solve --help`";
+  if (options.model.model.empty()) throw Error(ErrorCode::usage, "--model is required", kHint);
+  if (options.output.empty()) throw Error(ErrorCode::usage, "--output is required", kHint);
   const LoadedModel model = load_model(options.model, context);
   Plan plan = plan_for(model, options.plan, options.tokens, options.statistics, context);
   if (!options.no_digests) {

@@ -99,7 +99,8 @@ ResolvedModel in_cache(const std::string& repository, const std::string& revisio
         revision.empty() || revision.front() == '/' || revision.find("..") != std::string::npos;
     if (leads_out || !fs::is_regular_file(reference, failure)) {
       throw Error(ErrorCode::unavailable,
-                  fmt::format("{}@{}: the cache has no such revision", repository, revision));
+                  fmt::format("{}@{}: the cache has no such revision", repository, revision),
+                  fmt::format("`hf download {} --revision REVISION` fetches one", repository));
     }
     commit = read_text(reference, 4096);
     while (!commit.empty() && (commit.back() == '\n' || commit.back() == ' ')) commit.pop_back();
@@ -107,7 +108,8 @@ ResolvedModel in_cache(const std::string& repository, const std::string& revisio
   const fs::path snapshot = folder / "snapshots" / commit;
   if (!is_commit(commit) || !fs::is_directory(snapshot, failure)) {
     throw Error(ErrorCode::unavailable,
-                fmt::format("{}@{}: the cache has no snapshot of it", repository, revision));
+                fmt::format("{}@{}: the cache has no snapshot of it", repository, revision),
+                fmt::format("`hf download {}` fetches it again", repository));
   }
   return {snapshot, repository, revision, commit};
 }

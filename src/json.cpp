@@ -22,8 +22,12 @@ const Json& member(const Json& object, std::string_view key, std::string_view na
 
 [[noreturn]] void refuse_kind(const Json& value, std::string_view key, std::string_view name,
                               std::string_view expected) {
-  throw Error(ErrorCode::input, fmt::format("{}: '{}' is of type {}, expected {}", name, key,
-                                            value.type_name(), expected));
+  // A list may be long, and a string hold anything.
+  const bool is_plain = value.is_number() || value.is_boolean();
+  throw Error(ErrorCode::input,
+              fmt::format("{}: '{}' is {}, expected {}", name, key,
+                          is_plain ? value.dump() : fmt::format("of type {}", value.type_name()),
+                          expected));
 }
 
 }  // namespace

@@ -33,6 +33,12 @@ const StoredTensor& found(const Checkpoint& checkpoint, const std::string& name,
 template <typename Real>
 std::vector<Real> values(const Checkpoint& checkpoint, const StoredTensor& tensor) {
   const TensorView view = checkpoint.view(tensor);
+  if (!is_readable_float(view.dtype)) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("tensor '{}': is of type {}, expected F16, BF16, F32 or F64",
+                            tensor.name, tensor.dtype_text),
+                "to move it all the same: --solver random or identity, --no-verify");
+  }
   std::vector<Real> out(static_cast<std::size_t>(view.elements()));
   read_as(view, out);
   return out;

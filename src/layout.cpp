@@ -8,6 +8,7 @@
 
 #include "architecture.h"
 #include "icd/error.h"
+#include "quote.h"
 
 namespace icd {
 namespace {
@@ -108,7 +109,11 @@ class Builder {
     const Expected wanted = expected(row.presence, spec_);
     if (tensor == nullptr) {
       if (wanted != Expected::yes) return;
-      throw Error(ErrorCode::input, fmt::format("tensor '{}': is missing", name));
+      throw Error(ErrorCode::input,
+                  fmt::format("tensor '{}': is missing{}", name,
+                              row.presence == Presence::always
+                                  ? ""
+                                  : ", but config.json says that the model has one"));
     }
     if (wanted == Expected::no) {
       throw Error(
@@ -116,6 +121,16 @@ class Builder {
           fmt::format("tensor '{}': is there, but config.json says that the model has none", name));
     }
     known_.insert(tensor->name);
+    if (tensor->dtype == DType::unknown) {  // the size of an element, so what to move
+      throw Error(ErrorCode::unsupported, fmt::format("tensor '{}': is of type {}, which icd does "
+                                                      "not know",
+                                                      name, quote(tensor->dtype_text)));
+    }
+    if (dtype_bytes(tensor->dtype) == 0) {
+      throw Error(ErrorCode::unsupported,
+                  fmt::format("tensor '{}': is of type {}, expected elements of whole bytes", name,
+                              tensor->dtype_text));
+    }
 
     Shape shape;
     std::string names;

@@ -181,7 +181,7 @@ const StoredTensor& embedding_of(const Checkpoint& checkpoint, ModelSpec& spec) 
   if (found == nullptr) {
     throw Error(ErrorCode::input,
                 "no tensor is called backbone.embedding.weight or backbone.embeddings.weight",
-                "`icd inspect` lists the tensors");
+                "`icd inspect --tensors` lists the tensors");
   }
   return *found;
 }
@@ -274,7 +274,9 @@ ModelSpec ModelSpec::of(const Checkpoint& checkpoint) {
   const std::string config_name = checkpoint.config_path().filename().string();
   if (checkpoint.config_text().empty()) {
     throw Error(ErrorCode::input,
-                fmt::format("{}: is missing or empty", checkpoint.config_path().string()),
+                fmt::format("{}: {}", checkpoint.config_path().string(),
+                            std::filesystem::exists(checkpoint.config_path()) ? "is empty"
+                                                                              : "no such file"),
                 "a checkpoint is read together with its config.json; --config FILE names another");
   }
   const Json document = parse_json(checkpoint.config_text(), config_name);

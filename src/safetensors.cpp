@@ -5,6 +5,7 @@
 #include "safetensors.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <bit>
@@ -103,7 +104,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
       if (!in_metadata()) claims_.push_back({value, {}, {}, {}});
     } else if (depth_ == 2) {
       if (!fields_.insert(value).second) {
-        refuse(fmt::format("{} holds '{}' twice", subject(), value));
+        refuse_entry(fmt::format("holds '{}' twice", value));
       }
       field_ = value;
     }
@@ -125,16 +126,14 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   /// pass, as the reference implementation does.
   bool scalar(std::string_view kind) {
     if (depth_ == 0) refuse(fmt::format("is {}, expected an object", kind));
-    if (depth_ == 1) refuse(fmt::format("{} is {}, expected an object", subject(), kind));
-    if (in_metadata())
-      refuse(fmt::format("__metadata__ '{}' is {}, expected a string", field_, kind));
+    if (depth_ == 1) refuse_entry(fmt::format("is {}, expected an object", kind));
+    if (in_metadata()) refuse_entry(fmt::format("'{}' is {}, expected a string", field_, kind));
     if (is_known_field() || list_ != nullptr) misplaced(kind);
     return true;
   }
   bool nested(std::string_view kind) {
-    if (depth_ == 2) refuse(fmt::format("{} is {}, expected an object", subject(), kind));
-    if (in_metadata())
-      refuse(fmt::format("__metadata__ '{}' is {}, expected a string", field_, kind));
+    if (depth_ == 2) refuse_entry(fmt::format("is {}, expected an object", kind));
+    if (in_metadata()) refuse_entry(fmt::format("'{}' is {}, expected a string", field_, kind));
     if (is_known_field()) misplaced(kind);
     if (depth_ > 64) refuse("is nested deeper than 64 levels");
     return true;
@@ -143,8 +142,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     return field_ == "dtype" || field_ == "shape" || field_ == "data_offsets";
   }
   [[noreturn]] void misplaced(std::string_view kind) const {
-    refuse(fmt::format("{}: '{}' holds {}, expected {}", subject(), field_, kind,
-                       field_ == "dtype" ? "a string" : "whole numbers from 0"));
+    refuse_entry(fmt::format("'{}' holds {}, expected {}", field_, kind,
+                             field_ == "dtype" ? "a string" : "whole numbers from 0"));
   }
 
   void check_complete() const {
@@ -153,15 +152,18 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
                           : !claim.shape   ? "shape"
                           : !claim.offsets ? "data_offsets"
                                            : nullptr;
-    if (missing != nullptr) refuse(fmt::format("{}: '{}' is missing", subject(), missing));
+    if (missing != nullptr) refuse_entry(fmt::format("'{}' is missing", missing));
     if (claim.offsets->size() != 2) {
-      refuse(fmt::format("{}: data_offsets has {} entries, expected 2", subject(),
-                         claim.offsets->size()));
+      refuse_entry(fmt::format("'data_offsets' has {} entries, expected 2", claim.offsets->size()));
     }
   }
 
   [[noreturn]] void refuse(const std::string& reason) const {
     throw Error(ErrorCode::input, fmt::format("{}: header {}", file_, reason));
+  }
+  /// Of one entry: the tensor is at fault, and where to look for it is the header.
+  [[noreturn]] void refuse_entry(const std::string& reason) const {
+    throw Error(ErrorCode::input, fmt::format("{}: header: {}: {}", file_, subject(), reason));
   }
 
   const std::string& file_;
@@ -185,7 +187,7 @@ std::int64_t claimed_bytes(const Claim& claim, int bits, const std::string& file
     std::int64_t product = 0;
     if (extent > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()) ||
         __builtin_mul_overflow(total_bits, static_cast<std::int64_t>(extent), &product)) {
-      refuse("shape overflows 64 bits");
+      refuse(fmt::format("shape ({}) overflows 64 bits", fmt::join(*claim.shape, ", ")));
     }
     total_bits = product;
     shape.push_back(static_cast<std::int64_t>(extent));

@@ -52,9 +52,9 @@ TEST(Members, AreCheckedForTheirKind) {
   };
   EXPECT_EQ(refused([&] { integer_at(object, "missing", "x"); }), "x: 'missing' is missing");
   EXPECT_EQ(refused([&] { integer_at(object, "x", "x"); }),
-            "x: 'x' is of type number, expected a whole number of 64 bits");
+            "x: 'x' is 1.5, expected a whole number of 64 bits");
   EXPECT_EQ(refused([&] { integer_at(object, "big", "x"); }),
-            "x: 'big' is of type number, expected a whole number of 64 bits");
+            "x: 'big' is 18446744073709551615, expected a whole number of 64 bits");
   EXPECT_EQ(refused([&] { boolean_at(object, "s", "x"); }),
             "x: 's' is of type string, expected true or false");
 }
