@@ -1,7 +1,5 @@
-#include <array>
-#include <optional>
+#include <cstdint>
 #include <utility>
-#include <vector>
 
 #include "block_sums.h"
 #include "greedy.h"
@@ -10,6 +8,11 @@
 
 namespace icd {
 namespace {
+
+// At n = 5120 a shuffle takes twice as long as the greedy start and has raised the share inside
+// blocks from 0.0294 to 0.0296 (experiments/equal_blocks). Small graphs are done in a blink.
+constexpr Index kManyStarts = 2048;
+constexpr int kShuffles = 3;
 
 /// Exchanges until no exchange gains or `steps` have run out: a step is the search of one
 /// vertex for its best partner. Takes from `steps` what it used.
@@ -32,16 +35,17 @@ void descend(BlockSums& partition, Index n, double smallest_gain, std::int64_t& 
 
 }  // namespace
 
-// Pair swaps between equal blocks. From each of several starts: visit the vertices in turn,
-// exchange each with the vertex of another block that raises the objective most, until a
-// whole sweep finds none; keep the best end. Never worse than the order as it is. Serves any
-// objective that is a modularity, through its gamma().
+// Pair swaps between equal blocks. From greedy blocks, on small graphs from shuffles too: visit
+// the vertices in turn, exchange each with the vertex of another block that raises the objective
+// most, until a whole sweep finds none; keep the best end. Never worse than the order as it is.
+// Serves any objective that is a modularity, through its gamma().
 //
 // Source  B. W. Kernighan, S. Lin, "An efficient heuristic procedure for partitioning
 //         graphs", Bell System Technical Journal 1970, its pair exchange, for many blocks at
 //         once; cached gains as in C. M. Fiduccia, R. M. Mattheyses, DAC 1982.
-// Cost    O(V + E + B log d) a swap, O(V/B) to O(V) a vertex visited, for blocks of B and
-//         largest degree d; 4 V^2/B + 8 (V/B)^2 bytes. A step is one vertex visited.
+// Cost    O(V + d + B log d) a swap, O(V/B) to O(V) a vertex visited, for blocks of B and
+//         largest degree d; 4 V^2/B + 8 (V/B)^2 bytes. A step is one vertex visited; the greedy
+//         start is free.
 // Ties    to the lower vertex, then to the earlier start.
 Permutation solve_swap(const Graph& graph, const Objective& objective,
                        const SolveOptions& options) {
@@ -56,14 +60,8 @@ Permutation solve_swap(const Graph& graph, const Objective& objective,
   const double smallest_gain = 1e-9 * graph.total_weight() / n;
 
   std::int64_t steps = options.max_steps;
-  constexpr int kStarts = 2;
-  for (int start = 0; start < kStarts && steps > 0; ++start) {
-    const auto from = [&] {
-      if (start == 0) return greedy_blocks(graph, objective.gamma(), blocks);
-      Random random = Random::derived(options.seed, static_cast<std::uint64_t>(start));
-      return random_permutation(n, random);
-    };
-    BlockSums partition(graph, objective.gamma(), blocks, from());
+  const auto improve = [&](const Permutation& from) {
+    BlockSums partition(graph, objective.gamma(), blocks, from);
     descend(partition, n, smallest_gain, steps);
     Permutation order = partition.order();
     const double score = objective.score(graph, order, blocks);
@@ -71,7 +69,14 @@ Permutation solve_swap(const Graph& graph, const Objective& objective,
       best_score = score;
       best = std::move(order);
     }
+  };
+
+  improve(greedy_blocks(graph, objective.gamma(), blocks));
+  for (int shuffle = 0; n <= kManyStarts && shuffle < kShuffles && steps > 0; ++shuffle) {
+    Random random = Random::derived(options.seed, static_cast<std::uint64_t>(shuffle));
+    improve(random_permutation(n, random));
   }
+  if (best.is_identity()) improve(best);  // so that the end is a local optimum even then
   return best;
 }
 
