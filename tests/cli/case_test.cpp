@@ -230,8 +230,13 @@ struct Outcome {
 /// Gives the calling process a file system of its own at `folder`; false if it may not.
 bool mount_disk(const std::string& folder, const std::string& size) {
   const uid_t user = geteuid();
+  const gid_t group = getegid();
   if (unshare(user == 0 ? CLONE_NEWNS : CLONE_NEWNS | CLONE_NEWUSER) != 0) return false;
-  if (user != 0) std::ofstream("/proc/self/uid_map") << "0 " << user << " 1";
+  if (user != 0) {  // who is nobody in the new name space could not make a file
+    std::ofstream("/proc/self/setgroups") << "deny";
+    std::ofstream("/proc/self/uid_map") << "0 " << user << " 1";
+    std::ofstream("/proc/self/gid_map") << "0 " << group << " 1";
+  }
   if (mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return false;
   return mount("tmpfs", folder.c_str(), "tmpfs", 0, ("size=" + size).c_str()) == 0;
 }
