@@ -100,7 +100,8 @@ class Checkpoint {
   TensorView view(const StoredTensor& tensor) const noexcept;
 
   /// SHA-256 over the sorted names, dtypes and shapes: the same for every container and
-  /// for every order of the values.
+  /// for every order of the values. A second name for the same bytes (a tied head in a
+  /// PyTorch file) does not count.
   std::string structure_digest() const;
 
  private:
