@@ -73,7 +73,7 @@ awk -v shape="$shape" -v rounds="$rounds" -v bytes="$(stat -c %s "$weights")" \
     plain = median("rewrite") / median("copy")
     digests = median("rewrite_with_digests") / (median("copy") + median("hash"))
     peak = rss["rewrite"] > rss["rewrite_with_digests"] ? rss["rewrite"] : rss["rewrite_with_digests"]
-    printf "{\n  \"shape\": \"%s\",\n  \"bytes\": %d,\n  \"rounds\": %d,\n", shape, bytes, rounds
+    printf "{\n  \"shape\": \"%s\",\n  \"bytes\": %s,\n  \"rounds\": %d,\n", shape, bytes, rounds
     printf "  \"commit\": \"%s\",\n  \"icd_sha256\": \"%s\",\n", commit, icd_sha256
     printf "  \"input_sha256\": \"%s\",\n", input_sha256
     printf "  \"cpu\": \"%s\",\n  \"cores\": %d,\n  \"memory_kb\": %d,\n", cpu, cores, memory_kb
