@@ -189,6 +189,12 @@ Rows layer_norm(const Rows& x, const NaiveTensor& weight, const NaiveTensor* bia
   return each(x, [&](const Row& row) { return layer_norm(row, weight, bias, epsilon); });
 }
 
+Rows norm(const Rows& x, const Scope& scope, const std::string& name) {
+  const NaiveTensor& weight = scope.at(name + ".weight");
+  const NaiveTensor* bias = scope.find(name + ".bias");
+  return bias ? layer_norm(x, weight, bias) : rms_norm(x, &weight);
+}
+
 Rows causal_conv(const Rows& x, const NaiveTensor& weight, const NaiveTensor* bias) {
   const std::size_t channels = extent(weight, 0);
   const std::size_t taps = weight.values.size() / channels;
@@ -249,6 +255,15 @@ void append(std::vector<double>& out, const Rows& rows) {
   for (const Row& row : rows) out.insert(out.end(), row.begin(), row.end());
 }
 
+std::vector<double> naive_logits(const NaiveTensor& table, const NaiveTensor& head,
+                                 std::uint64_t seed, const std::function<Rows(Rows)>& body) {
+  std::vector<double> logits;
+  for (const auto& ids : random_ids(seed, extent(table, 0))) {
+    append(logits, linear(body(embedding(table, ids)), head));
+  }
+  return logits;
+}
+
 void TensorMaker::tensor(const std::string& name, Shape shape, double mean, double deviation) {
   Random random = Random::derived(seed_, tensors_.size());
   std::int64_t elements = 1;
@@ -284,21 +299,29 @@ void TensorMaker::conv(const std::string& name, std::int64_t channels, std::int6
   if (bias == Bias::yes) tensor(name + ".bias", {channels}, 0, 0.5);
 }
 
-void move_axis(NaiveTensors& tensors, const std::string& name, std::size_t axis, std::size_t first,
-               const std::vector<Index>& order, std::size_t block) {
-  NaiveTensor& tensor = tensors.at(name);
-  std::size_t inner = 1;
-  for (std::size_t a = axis + 1; a < tensor.shape.size(); ++a) inner *= extent(tensor, a);
-  const std::size_t positions = extent(tensor, axis);
-  if (first + order.size() * block > positions) throw std::out_of_range("move_axis: " + name);
+void move_axis(NaiveTensors& tensors, const Move& move, const std::vector<Index>& order) {
+  NaiveTensor& tensor = tensors.at(move.tensor);
+  std::size_t inner = 1;  // values under one position of the axis
+  for (std::size_t a = move.axis + 1; a < tensor.shape.size(); ++a) inner *= extent(tensor, a);
+  const std::size_t positions = extent(tensor, move.axis);
+  const std::size_t stride = move.stride == 0 ? move.block : move.stride;
+  if (move.first + (order.size() - 1) * stride + move.block > positions) {
+    throw std::out_of_range("move_axis: " + move.tensor);
+  }
   const Row old = tensor.values;
   for (std::size_t outer = 0; outer < old.size(); outer += positions * inner) {
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      const std::size_t to = outer + (first + i * block) * inner;
-      const std::size_t from = outer + (first + static_cast<std::size_t>(order[i]) * block) * inner;
-      for (std::size_t j = 0; j < block * inner; ++j) tensor.values[to + j] = old[from + j];
+    for (std::size_t k = 0; k < order.size(); ++k) {
+      const std::size_t to = outer + (move.first + k * stride) * inner;
+      const std::size_t from =
+          outer + (move.first + static_cast<std::size_t>(order[k]) * stride) * inner;
+      for (std::size_t j = 0; j < move.block * inner; ++j) tensor.values[to + j] = old[from + j];
     }
   }
+}
+
+void move_axes(NaiveTensors& tensors, const std::vector<Move>& moves,
+               const std::vector<Index>& order) {
+  for (const Move& move : moves) move_axis(tensors, move, order);
 }
 
 std::vector<Index> rotation(Index n) {

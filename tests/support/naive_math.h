@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -93,6 +94,9 @@ Row layer_norm(const Row& x, const NaiveTensor& weight, const NaiveTensor* bias,
 Rows layer_norm(const Rows& x, const NaiveTensor& weight, const NaiveTensor* bias,
                 double epsilon = 1e-5);
 
+/// The norm "name" of a scope: LayerNorm if it has a bias, RMSNorm if not.
+Rows norm(const Rows& x, const Scope& scope, const std::string& name);
+
 /// Depthwise: y[t, c] = bias[c] + sum over k of weight[c, 0, k] x[t - (K-1) + k, c].
 /// weight (channels, 1, K) or (channels, K).
 Rows causal_conv(const Rows& x, const NaiveTensor& weight, const NaiveTensor* bias);
@@ -112,6 +116,10 @@ std::vector<std::vector<std::size_t>> random_ids(std::uint64_t seed, std::size_t
 Rows random_rows(std::uint64_t seed, std::size_t tokens, std::size_t channels);
 
 void append(std::vector<double>& out, const Rows& rows);
+
+/// Logits of random_ids(seed): rows of `table`, then `body`, then `head` (vocabulary, channels).
+std::vector<double> naive_logits(const NaiveTensor& table, const NaiveTensor& head,
+                                 std::uint64_t seed, const std::function<Rows(Rows)>& body);
 
 enum class Bias { no, yes };
 
@@ -144,14 +152,23 @@ class TensorMaker {
   NaiveTensors tensors_;
 };
 
-/// What `wrong` orders are written with. All throw std::out_of_range for a missing tensor.
+/// One stretch of one axis that `wrong` orders move: element k is the run of `block` positions at
+/// first + k * stride, and stride 0 means block.
+struct Move {
+  std::string tensor;
+  std::size_t axis = 0;
+  std::size_t first = 0;
+  std::size_t block = 1;
+  std::size_t stride = 0;
+};
 
-/// T'[..., first + i, ...] = T[..., first + order[i], ...] along `axis`; the rest of the axis
-/// stays. `block` > 1 moves runs of that many.
-void move_axis(NaiveTensors& tensors, const std::string& name, std::size_t axis, std::size_t first,
-               const std::vector<Index>& order, std::size_t block = 1);
+/// T'[element k] = T[element order[k]] along the axis; what is not in an element stays.
+/// Throws std::out_of_range for a missing tensor or a stretch beyond its axis.
+void move_axis(NaiveTensors& tensors, const Move& move, const std::vector<Index>& order);
+void move_axes(NaiveTensors& tensors, const std::vector<Move>& moves,
+               const std::vector<Index>& order);
 
-/// {1, 2, ..., n-1, 0}: moves every element.
+/// {1, 2, ..., n-1, 0}: every element goes elsewhere.
 std::vector<Index> rotation(Index n);
 
 }  // namespace icd::testing

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -35,6 +36,36 @@ double dot(const Row& a, std::size_t a_first, const Row& b, std::size_t b_first,
 }
 
 }  // namespace
+
+void make_mamba1(TensorMaker& maker, const std::string& mixer, const Mamba1Sizes& s) {
+  maker.linear(mixer + "in_proj", 2 * s.d_inner, s.d_model, s.proj_bias);
+  maker.conv(mixer + "conv1d", s.d_inner, s.d_conv, s.conv_bias);
+  maker.linear(mixer + "x_proj", s.dt_rank + 2 * s.d_state, s.d_inner);
+  maker.linear(mixer + "dt_proj", s.d_inner, s.dt_rank, Bias::yes);
+  maker.tensor(mixer + "A_log", {s.d_inner, s.d_state}, 0, 0.5);
+  maker.tensor(mixer + "D", {s.d_inner}, 0.5, 0.5);
+  maker.linear(mixer + "out_proj", s.d_model, s.d_inner, s.proj_bias);
+}
+
+std::vector<Move> mamba1_inner_moves(const NaiveTensors& tensors, const std::string& mixer) {
+  const std::size_t d_inner = extent(tensors.at(mixer + "A_log"), 0);
+  const std::vector<Move> all = {{mixer + "in_proj.weight", 0, 0},
+                                 {mixer + "in_proj.weight", 0, d_inner},
+                                 {mixer + "in_proj.bias", 0, 0},
+                                 {mixer + "in_proj.bias", 0, d_inner},
+                                 {mixer + "conv1d.weight", 0},
+                                 {mixer + "conv1d.bias", 0},
+                                 {mixer + "x_proj.weight", 1},
+                                 {mixer + "dt_proj.weight", 0},
+                                 {mixer + "dt_proj.bias", 0},
+                                 {mixer + "A_log", 0},
+                                 {mixer + "D", 0},
+                                 {mixer + "out_proj.weight", 1}};
+  std::vector<Move> moves;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(moves),
+               [&](const Move& move) { return tensors.count(move.tensor) == 1; });
+  return moves;
+}
 
 Mamba1Core mamba1_core(const Scope& mixer, std::string_view suffix) {
   const std::string end(suffix);
@@ -88,6 +119,76 @@ Rows naive_mamba1(const Rows& hidden, const Scope& mixer, const Mamba1Core& core
 
 Rows naive_mamba1(const Rows& hidden, const Scope& mixer) {
   return naive_mamba1(hidden, mixer, mamba1_core(mixer));
+}
+
+void make_mamba2(TensorMaker& maker, const std::string& mixer, const Mamba2Sizes& s) {
+  const std::int64_t bc = s.groups * s.d_state;
+  const std::int64_t d_inner = s.d_mlp + s.d_ssm();
+  maker.linear(mixer + "in_proj", 2 * d_inner + 2 * bc + s.heads, s.d_model, s.proj_bias);
+  maker.conv(mixer + "conv1d", s.d_ssm() + 2 * bc, s.d_conv, s.conv_bias);
+  maker.tensor(mixer + "dt_bias", {s.heads}, 0, 0.5);
+  maker.tensor(mixer + "A_log", {s.heads}, 0, 0.5);
+  maker.tensor(mixer + "D", {s.D_has_hdim ? s.d_ssm() : s.heads}, 0.5, 0.5);
+  if (s.rmsnorm) maker.norm(mixer + "norm", s.d_ssm());
+  maker.linear(mixer + "out_proj", s.d_model, d_inner, s.proj_bias);
+}
+
+std::map<std::string, std::function<void(NaiveTensors&)>> wrong_mamba2(const std::string& mixer,
+                                                                       const Mamba2Sizes& s) {
+  const auto mlp = static_cast<std::size_t>(s.d_mlp);
+  const auto d_ssm = static_cast<std::size_t>(s.d_ssm());
+  const auto headdim = static_cast<std::size_t>(s.headdim);
+  const auto bc = static_cast<std::size_t>(s.groups * s.d_state);
+  const std::size_t z = 2 * mlp;
+  const std::size_t x = z + d_ssm;
+  const std::size_t B = x + d_ssm;
+  const std::size_t dt = B + 2 * bc;
+
+  // Channels, in runs of `block`; and what there is once a head.
+  const auto channel_moves = [=](const NaiveTensors& tensors, std::size_t block) {
+    std::vector<Move> moves = {{mixer + "in_proj.weight", 0, z, block},
+                               {mixer + "in_proj.weight", 0, x, block},
+                               {mixer + "conv1d.weight", 0, 0, block},
+                               {mixer + "out_proj.weight", 1, mlp, block}};
+    if (s.proj_bias == Bias::yes) {
+      moves.push_back({mixer + "in_proj.bias", 0, z, block});
+      moves.push_back({mixer + "in_proj.bias", 0, x, block});
+    }
+    if (s.conv_bias == Bias::yes) moves.push_back({mixer + "conv1d.bias", 0, 0, block});
+    if (s.rmsnorm) moves.push_back({mixer + "norm.weight", 0, 0, block});
+    if (extent(tensors.at(mixer + "D"), 0) == d_ssm) moves.push_back({mixer + "D", 0, 0, block});
+    return moves;
+  };
+  const auto head_moves = [=](const NaiveTensors& tensors) {
+    std::vector<Move> moves = channel_moves(tensors, headdim);
+    moves.push_back({mixer + "in_proj.weight", 0, dt});
+    if (s.proj_bias == Bias::yes) moves.push_back({mixer + "in_proj.bias", 0, dt});
+    for (const char* name : {"dt_bias", "A_log"}) moves.push_back({mixer + name});
+    if (!s.D_has_hdim) moves.push_back({mixer + "D"});
+    return moves;
+  };
+  const auto heads = rotation(static_cast<Index>(s.heads));
+  const auto channels = rotation(static_cast<Index>(d_ssm));
+  const auto states = rotation(static_cast<Index>(s.d_state));
+
+  std::map<std::string, std::function<void(NaiveTensors&)>> wrong;
+  if (s.groups > 1) {
+    wrong["heads across groups"] = [=](NaiveTensors& t) { move_axes(t, head_moves(t), heads); };
+  }
+  wrong["flat d_inner across heads"] = [=](NaiveTensors& t) {
+    move_axes(t, channel_moves(t, 1), channels);
+  };
+  wrong["d_state: B without C"] = [=](NaiveTensors& t) {
+    move_axis(t, {mixer + "in_proj.weight", 0, B}, states);
+    move_axis(t, {mixer + "conv1d.weight", 0, d_ssm}, states);
+    if (s.proj_bias == Bias::yes) move_axis(t, {mixer + "in_proj.bias", 0, B}, states);
+    if (s.conv_bias == Bias::yes) move_axis(t, {mixer + "conv1d.bias", 0, d_ssm}, states);
+  };
+  wrong["d_state without the rows of conv1d"] = [=](NaiveTensors& t) {
+    move_axis(t, {mixer + "in_proj.weight", 0, B}, states);
+    move_axis(t, {mixer + "in_proj.weight", 0, B + bc}, states);
+  };
+  return wrong;
 }
 
 Rows naive_mamba2(const Rows& hidden, const Scope& mixer, const Mamba2Options& options) {

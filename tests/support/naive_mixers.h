@@ -3,7 +3,10 @@
 #include <cstddef>
 #include <functional>
 #include <limits>
+#include <map>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "support/naive_math.h"
 
@@ -25,6 +28,22 @@ struct Mamba1Core {
   std::function<Row(Row)> c_norm;   ///< of C, if any
 };
 
+struct Mamba1Sizes {
+  std::int64_t d_model = 12;
+  std::int64_t d_inner = 24;
+  std::int64_t d_state = 5;
+  std::int64_t dt_rank = 3;
+  std::int64_t d_conv = 4;
+  Bias proj_bias = Bias::no;
+  Bias conv_bias = Bias::yes;
+};
+
+/// The tensors of a Mamba-1 mixer, of which the names begin with `mixer` ("layers.0.mixer.").
+void make_mamba1(TensorMaker& maker, const std::string& mixer, const Mamba1Sizes& sizes);
+
+/// Everything on the axis d_inner: one order for all of it is a symmetry, for all but one is not.
+std::vector<Move> mamba1_inner_moves(const NaiveTensors& tensors, const std::string& mixer);
+
 /// conv1d, x_proj, dt_proj, A_log, D of `mixer`; with suffix "_b" the second direction of Vim:
 /// conv1d_b, x_proj_b, dt_proj_b, A_b_log, D_b.
 Mamba1Core mamba1_core(const Scope& mixer, std::string_view suffix = {});
@@ -36,6 +55,31 @@ Rows mamba1_scan(const Rows& x, const Mamba1Core& core);
 /// A whole Mamba-1 mixer: in_proj to [x; z], the scan of x, times silu(z), out_proj.
 Rows naive_mamba1(const Rows& hidden, const Scope& mixer, const Mamba1Core& core);
 Rows naive_mamba1(const Rows& hidden, const Scope& mixer);
+
+struct Mamba2Sizes {
+  std::int64_t d_model = 12;
+  std::int64_t heads = 6;
+  std::int64_t headdim = 4;
+  std::int64_t groups = 2;
+  std::int64_t d_state = 5;
+  std::int64_t d_conv = 3;
+  std::int64_t d_mlp = 0;  ///< d_inner - d_ssm
+  Bias proj_bias = Bias::no;
+  Bias conv_bias = Bias::yes;
+  bool rmsnorm = true;
+  bool D_has_hdim = false;
+
+  std::int64_t d_ssm() const { return heads * headdim; }
+};
+
+/// The tensors of a Mamba-2 mixer, of which the names begin with `mixer`.
+void make_mamba2(TensorMaker& maker, const std::string& mixer, const Mamba2Sizes& sizes);
+
+/// Moves that someone might take for symmetries of a Mamba-2 mixer: heads across groups (if
+/// there are several), a flat order of d_ssm across heads, states without C or without the
+/// convolution.
+std::map<std::string, std::function<void(NaiveTensors&)>> wrong_mamba2(const std::string& mixer,
+                                                                       const Mamba2Sizes& sizes);
 
 struct Mamba2Options {
   std::size_t groups = 1;       ///< of B and C
