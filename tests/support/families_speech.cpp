@@ -1,0 +1,7 @@
+#include "support/families_parts.h"
+
+namespace icd::testing {
+
+std::vector<Family> speech_families() { return {}; }
+
+}  // namespace icd::testing
