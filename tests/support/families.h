@@ -25,6 +25,7 @@ using NaiveTensors = std::map<std::string, NaiveTensor>;
 struct Family {
   std::string name;    ///< "jamba", "mamba2 hf, two groups"
   std::string config;  ///< text of config.json; empty: the family has none
+  std::string config_file = "config.json";  ///< "params.json" for Codestral as published
 
   /// Sizes that its tensors do not tell, for --set: {{"ngroups", 2}}.
   std::map<std::string, Index, std::less<>> settings;
