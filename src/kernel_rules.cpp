@@ -265,14 +265,23 @@ bool is_power_of_two(Index size) {
   return size > 0 && std::has_single_bit(static_cast<std::uint32_t>(size));
 }
 
+/// d_state, or what the rotated and the plain states come to.
+std::optional<Index> mamba3_state(const Block& block) {
+  if (const auto d_state = size_of(block, "d_state")) return d_state;
+  const auto angles = size_of(block, "rope_angles");
+  if (!angles) return std::nullopt;
+  return 2 * *angles + size_of(block, "d_plain").value_or(0) +
+         2 * size_of(block, "d_plain_half").value_or(0);
+}
+
 std::vector<KernelRule> mamba3_rules(const Block& block) {
   std::vector<KernelRule> rules;
   const auto headdim = size_of(block, "headdim");
-  const auto d_state = size_of(block, "d_state");
   const auto ngroups = size_of(block, "ngroups");
   const auto per_group = size_of(block, "heads_per_group");
-  const auto angles = size_of(block, "angles");
-  const Index rank = size_of(block, "mimo_rank").value_or(0);
+  const auto angles = size_of(block, "rope_angles");
+  const Index rank = size_of(block, "mimo_rank").value_or(1);
+  const auto d_state = mamba3_state(block);
   constexpr const char* kModule = "mamba mamba_ssm/modules/mamba3.py";
   constexpr const char* kSiso = "mamba mamba_ssm/ops/triton/mamba3/mamba3_siso_combined.py";
 
@@ -360,7 +369,7 @@ std::vector<KernelRule> kernel_rules(const Block& block) {
     }
   } else if (block.type == "mamba1") {
     rules = mamba1_rules(block);
-  } else if (block.type == "mamba3") {
+  } else if (block.type == "mamba3" || block.type == "mamba3_mimo") {
     rules = mamba3_rules(block);
   }
   for (KernelRule& rule : rules) {

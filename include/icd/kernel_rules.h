@@ -25,10 +25,10 @@ struct KernelRule {
   std::string remedy;   ///< empty where it holds
 };
 
-/// The rules for a block of type "mamba1", "mamba2" or "mamba3", from its sizes alone; none for
-/// other types. A rule whose sizes the block does not have is left out. Besides the sizes of the
-/// layout's table a block may have "d_ssm" instead of "heads_per_group", to ask about a headdim
-/// that does not divide it, and "expand".
+/// The rules for a block of type "mamba1", "mamba2", "mamba3" or "mamba3_mimo", from its sizes
+/// alone; none for other types. A rule whose sizes the block does not have is left out. A block
+/// with "d_ssm" need not have "heads_per_group", so that a headdim can be asked about that does not
+/// divide it; "expand" is used where it is known.
 std::vector<KernelRule> kernel_rules(const Block& block);
 
 /// Divisors of the headdim of a "mamba2" block, ascending, with which every rule but

@@ -196,19 +196,26 @@ TEST(KernelRules, OfMamba3) {
                  .layer = 0,
                  .sizes = {{"d_state", d_state},
                            {"headdim", headdim},
-                           {"angles", angles},
+                           {"rope_angles", angles},
                            {"mimo_rank", rank},
                            {"ngroups", ngroups},
                            {"heads_per_group", 4}},
                  .tensors = {},
                  .numbers = {}};
   };
-  EXPECT_THAT(broken(block(64, 32, 16, 0, 1)), IsEmpty());
-  EXPECT_THAT(broken(block(64, 48, 16, 0, 1)), ElementsAre("siso-powers-of-two"));
+  EXPECT_THAT(broken(block(64, 32, 16, 1, 1)), IsEmpty());
+  EXPECT_THAT(broken(block(64, 48, 16, 1, 1)), ElementsAre("siso-powers-of-two"));
   EXPECT_THAT(broken(block(96, 48, 48, 4, 1)), IsEmpty());
   EXPECT_THAT(broken(block(96, 48, 12, 4, 1)), ElementsAre("mimo-rotary-divisor"));
-  EXPECT_THAT(broken(block(64, 32, 16, 0, 2)), ElementsAre("decode-groups"));
-  EXPECT_THAT(broken(block(15, 32, 0, 0, 1)),
+  EXPECT_THAT(broken(block(64, 32, 16, 1, 2)), ElementsAre("decode-groups"));
+  Block mimo = block(0, 48, 24, 4, 1);
+  mimo.type = "mamba3_mimo";
+  mimo.sizes.erase("d_state");
+  mimo.sizes["d_plain_half"] = 24;
+  EXPECT_THAT(broken(mimo), IsEmpty());
+  mimo.sizes["d_plain_half"] = 12;
+  EXPECT_THAT(broken(mimo), ElementsAre("mimo-rotary-divisor"));
+  EXPECT_THAT(broken(block(15, 32, 0, 1, 1)),
               ElementsAre("an-angle", "even-state", "siso-powers-of-two"));
 }
 
