@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "support/families_parts.h"
+#include "support/naive_conv.h"
 #include "support/naive_math.h"
 #include "support/naive_mixers.h"
 
@@ -20,13 +21,6 @@ std::vector<Index> rotation_back(Index n) {
   std::vector<Index> order = rotation(n);
   for (Index i = 0; i < n; ++i) order[static_cast<std::size_t>(i)] = (i + n - 1) % n;
   return order;
-}
-
-/// (out, in, ...) as a matrix (out, all the rest).
-NaiveTensor flattened(NaiveTensor tensor) {
-  const std::int64_t out = tensor.shape[0];
-  tensor.shape = {out, static_cast<std::int64_t>(tensor.values.size()) / out};
-  return tensor;
 }
 
 // Vim
@@ -451,8 +445,7 @@ std::string pair_layer(std::size_t i) { return fmt::format("encoder.layers.{}", 
 
 NaiveTensors make_pair_net(const Pair& pair, std::uint64_t seed) {
   TensorMaker maker(seed);
-  maker.tensor("encoder.stem.weight", {kPairChannels, kSignals, kPairTaps}, 0, 0.4);
-  maker.tensor("encoder.stem.bias", {kPairChannels}, 0, 0.5);
+  make_conv(maker, "encoder.stem", {kPairChannels, kSignals, kPairTaps});
   for (std::size_t i = 0; i < kLayers; ++i) {
     const std::string layer = pair_layer(i) + ".";
     maker.norm(layer + "norm", kPairChannels, Bias::yes);
@@ -466,22 +459,6 @@ NaiveTensors make_pair_net(const Pair& pair, std::uint64_t seed) {
   return maker.take();
 }
 
-/// Each token with its neighbours, zeros beyond the ends: (tokens, channels * taps).
-Rows windows(const Rows& x) {
-  Rows y;
-  for (std::size_t t = 0; t < x.size(); ++t) {
-    Row window;
-    for (std::size_t c = 0; c < x[t].size(); ++c) {
-      for (std::size_t k = 0; k < kPairTaps; ++k) {
-        const bool inside = t + k >= 1 && t + k - 1 < x.size();
-        window.push_back(inside ? x[t + k - 1][c] : 0);
-      }
-    }
-    y.push_back(std::move(window));
-  }
-  return y;
-}
-
 std::vector<double> run_pair_net(const Pair& pair, const NaiveTensors& tensors,
                                  std::uint64_t seed) {
   const Scope model(tensors);
@@ -489,8 +466,8 @@ std::vector<double> run_pair_net(const Pair& pair, const NaiveTensors& tensors,
     return pair.version == 1 ? naive_mamba1(in, mixer) : naive_mamba2(in, mixer);
   };
   const Scope encoder = model.in("encoder");
-  Rows x = linear(windows(random_rows(seed, 8, kSignals)), flattened(encoder.at("stem.weight")),
-                  &encoder.at("stem.bias"));
+  Rows x =
+      naive_conv(random_rows(seed, 8, kSignals), encoder, "stem", {.padding = (kPairTaps - 1) / 2});
   for (std::size_t i = 0; i < kLayers; ++i) {
     const Scope layer = model.in(pair_layer(i));
     const Rows normed = norm(x, layer, "norm");

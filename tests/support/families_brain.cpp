@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "support/families_parts.h"
+#include "support/naive_conv.h"
 #include "support/naive_math.h"
 #include "support/naive_mixers.h"
 
@@ -52,14 +53,6 @@ void make_stack(TensorMaker& maker, const std::string& stack, std::size_t layers
     maker.linear(layer + "output_proj", d, 2 * d, Bias::yes);
     maker.norm(layer + "layer_norm", d, Bias::yes);
   }
-}
-
-/// name.weight (out, in, taps) and name.bias.
-void make_conv(TensorMaker& maker, const std::string& name, Shape shape, Bias bias = Bias::yes) {
-  const std::int64_t out = shape[0];
-  const double fan_in = static_cast<double>(shape[1] * shape[2]);
-  maker.tensor(name + ".weight", std::move(shape), 0, 1 / std::sqrt(fan_in));
-  if (bias == Bias::yes) maker.tensor(name + ".bias", {out}, 0, 0.5);
 }
 
 void make_tcn(TensorMaker& maker) {
@@ -113,39 +106,6 @@ NaiveTensors make_two_streams(std::uint64_t seed) {
   return maker.take();
 }
 
-struct ConvOptions {
-  std::size_t dilation = 1;
-  std::size_t stride = 1;
-  std::size_t padding = 0;  ///< zeros on each side
-};
-
-/// Conv1d over (tokens, channels) with a weight (out, in, taps).
-Rows conv(const Rows& x, const NaiveTensor& weight, const NaiveTensor* bias,
-          const ConvOptions& options = {}) {
-  const std::size_t in = extent(weight, 1);
-  const std::size_t taps = extent(weight, 2);
-  const std::size_t reach = options.dilation * (taps - 1);
-  const NaiveTensor matrix{{weight.shape[0], weight.shape[1] * weight.shape[2]}, weight.values};
-  Rows y;
-  for (std::size_t t = 0; t + reach < x.size() + 2 * options.padding; t += options.stride) {
-    Row window;
-    for (std::size_t c = 0; c < in; ++c) {
-      for (std::size_t k = 0; k < taps; ++k) {
-        const std::size_t at = t + k * options.dilation;  // counted from the padding's start
-        const bool inside = at >= options.padding && at - options.padding < x.size();
-        window.push_back(inside ? x[at - options.padding].at(c) : 0);
-      }
-    }
-    y.push_back(linear(window, matrix, bias));
-  }
-  return y;
-}
-
-Rows conv(const Rows& x, const Scope& scope, const std::string& name,
-          const ConvOptions& options = {}) {
-  return conv(x, scope.at(name + ".weight"), scope.find(name + ".bias"), options);
-}
-
 double dot(const Row& a, const Row& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
@@ -177,11 +137,11 @@ Rows encoded(Rows x, const Scope& encoder) {
   for (std::size_t i = 0; i < std::size(kTcnChannels); ++i) {
     const Scope layer = encoder.in(fmt::format("tcn.network.{}", 3 * i));
     const std::size_t dilation = std::size_t{1} << i;
-    x = map(relu, conv(x, normed_weight(layer), &layer.at("bias"),
-                       {.dilation = dilation, .padding = dilation * (kTaps - 1) / 2}));
+    x = map(relu, naive_conv(x, normed_weight(layer), &layer.at("bias"),
+                             {.dilation = dilation, .padding = dilation * (kTaps - 1) / 2}));
   }
-  x = conv(conv(x, encoder, "tcn.projection"), encoder, "channel_proj");
-  return conv(x, encoder, "downsample", {.stride = kStride});
+  x = naive_conv(naive_conv(x, encoder, "tcn.projection"), encoder, "channel_proj");
+  return naive_conv(x, encoder, "downsample", {.stride = kStride});
 }
 
 /// The layers of a stack, with the mixers and not their fallbacks.
@@ -214,9 +174,9 @@ Rows adjacency(const Rows& electrodes, const Scope& model) {
       Rows likeness;
       for (std::size_t t = 0; t < x.size(); ++t)
         likeness.push_back({dot(x[t], y[t]) / std::sqrt(dot(x[t], x[t]) * dot(y[t], y[t]))});
-      const Rows lifted = clamped(conv(likeness, model, "edge_in_proj"), 3);
-      const Rows edge =
-          map(softplus, conv(stacked(lifted, model.in("edge_mamba")), model, "edge_out_proj"));
+      const Rows lifted = clamped(naive_conv(likeness, model, "edge_in_proj"), 3);
+      const Rows edge = map(
+          softplus, naive_conv(stacked(lifted, model.in("edge_mamba")), model, "edge_out_proj"));
       for (std::size_t t = 0; t < edge.size(); ++t)
         result[t][a * kCount + b] = result[t][b * kCount + a] = edge[t][0];
     }
@@ -256,7 +216,7 @@ Rows graph_mixed(const Rows& nodes, const Row& weights, const Scope& gnn) {
 }
 
 Rows two_streams(const Rows& features, const Scope& model) {
-  const Rows electrodes = conv(features, model, "proj_to_electrodes");
+  const Rows electrodes = naive_conv(features, model, "proj_to_electrodes");
   const Rows weights = adjacency(electrodes, model);
   std::vector<Rows> nodes;
   for (std::size_t e = 0; e < static_cast<std::size_t>(kElectrodes); ++e)
@@ -269,7 +229,7 @@ Rows two_streams(const Rows& features, const Scope& model) {
     for (const Row& row : graph_mixed(at, weights[t], model.in("gnn"))) all = joined(all, row);
     flat.push_back(std::move(all));
   }
-  return conv(flat, model, "proj_from_electrodes");
+  return naive_conv(flat, model, "proj_from_electrodes");
 }
 
 enum class Streams { main, two };
@@ -280,7 +240,7 @@ std::vector<double> forward(Streams streams, const NaiveTensors& tensors, std::u
   const Rows x = streams == Streams::main ? stacked(features, model.in("mamba"))
                                           : two_streams(features, model);
   std::vector<double> out;
-  append(out, conv(conv(x, model, "proj_head.proj"), model, "detection_head"));
+  append(out, naive_conv(naive_conv(x, model, "proj_head.proj"), model, "detection_head"));
   return out;
 }
 

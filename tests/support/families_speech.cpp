@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "support/families_parts.h"
+#include "support/naive_conv.h"
 #include "support/naive_math.h"
 #include "support/naive_mixers.h"
 
@@ -40,8 +41,8 @@ struct Codec {
 };
 
 /// weight (out, in, height, width) and bias of a Conv2d, or (in, out, ...) of its transpose.
-void make_conv(TensorMaker& maker, const std::string& name, const Shape& shape, std::int64_t fan_in,
-               std::int64_t out) {
+void make_conv2d(TensorMaker& maker, const std::string& name, const Shape& shape,
+                 std::int64_t fan_in, std::int64_t out) {
   maker.tensor(name + ".weight", shape, 0, 1 / std::sqrt(static_cast<double>(fan_in)));
   maker.tensor(name + ".bias", {out}, 0, 0.5);
 }
@@ -58,10 +59,10 @@ void make_dense_block(TensorMaker& maker, const Codec& codec, const std::string&
     const std::string layer = codec.dense_layer(where, i);
     const std::int64_t in = d * (i + 1);
     if (codec.separable) {
-      make_conv(maker, layer + "0", {in, 1, 3, 3}, 9, in);
-      make_conv(maker, layer + "1", {d, in, 1, 1}, in, d);
+      make_conv2d(maker, layer + "0", {in, 1, 3, 3}, 9, in);
+      make_conv2d(maker, layer + "1", {d, in, 1, 1}, in, d);
     } else {
-      make_conv(maker, layer + "0", {d, in, 3, 3}, 9 * in, d);
+      make_conv2d(maker, layer + "0", {d, in, 3, 3}, 9 * in, d);
     }
     make_norm_and_slope(maker, layer.substr(0, layer.size() - 1), codec.separable ? 2 : 1, d);
   }
@@ -70,29 +71,29 @@ void make_dense_block(TensorMaker& maker, const Codec& codec, const std::string&
 void make_codec(TensorMaker& maker, const Codec& codec) {
   const std::int64_t d = codec.width;
   const std::string encoder = codec.root + "dense_encoder.";
-  make_conv(maker, encoder + "dense_conv_1.0", {d, 2, 1, 1}, 2, d);
+  make_conv2d(maker, encoder + "dense_conv_1.0", {d, 2, 1, 1}, 2, d);
   make_norm_and_slope(maker, encoder + "dense_conv_1", 1, d);
   make_dense_block(maker, codec, "dense_encoder");
-  make_conv(maker, encoder + "dense_conv_2.0", {d, d, 1, 3}, 3 * d, d);
+  make_conv2d(maker, encoder + "dense_conv_2.0", {d, d, 1, 3}, 3 * d, d);
   make_norm_and_slope(maker, encoder + "dense_conv_2", 1, d);
 
   const std::string mask = codec.root + "mask_decoder.";
   make_dense_block(maker, codec, "mask_decoder");
-  make_conv(maker, mask + "mask_conv.0", {d, d, 1, 3}, 2 * d, d);
-  make_conv(maker, mask + "mask_conv.1", {1, d, 1, 1}, d, 1);
+  make_conv2d(maker, mask + "mask_conv.0", {d, d, 1, 3}, 2 * d, d);
+  make_conv2d(maker, mask + "mask_conv.1", {1, d, 1, 1}, d, 1);
   make_norm_and_slope(maker, mask + "mask_conv", 2, 1);
-  make_conv(maker, mask + "mask_conv.4", {1, 1, 1, 1}, 1, 1);
+  make_conv2d(maker, mask + "mask_conv.4", {1, 1, 1, 1}, 1, 1);
   maker.tensor(mask + "lsigmoid.slope", {kBins, 1}, 1.1, 0.3);
 
   const std::string phase = codec.root + "phase_decoder.";
   make_dense_block(maker, codec, "phase_decoder");
-  make_conv(maker, phase + "phase_conv.0", {d, d, 1, 3}, 2 * d, d);
+  make_conv2d(maker, phase + "phase_conv.0", {d, d, 1, 3}, 2 * d, d);
   make_norm_and_slope(maker, phase + "phase_conv", 1, d);
-  make_conv(maker, phase + "phase_conv_r", {1, d, 1, 1}, d, 1);
-  make_conv(maker, phase + "phase_conv_i", {1, d, 1, 1}, d, 1);
+  make_conv2d(maker, phase + "phase_conv_r", {1, d, 1, 1}, d, 1);
+  make_conv2d(maker, phase + "phase_conv_i", {1, d, 1, 1}, d, 1);
 }
 
-struct ConvOptions {
+struct Conv2dOptions {
   std::size_t dilation = 1;  ///< along times
   std::size_t stride = 1;    ///< along bins
   enum class Padding { none, same } padding = Padding::none;
@@ -100,7 +101,7 @@ struct ConvOptions {
 
 /// Conv2d by weight (out, in / groups, height, width): height along times, width along bins.
 Image conv(const Image& x, const Scope& scope, const std::string& name,
-           const ConvOptions& options = {}) {
+           const Conv2dOptions& options = {}) {
   const NaiveTensor& weight = scope.at(name + ".weight");
   const NaiveTensor& bias = scope.at(name + ".bias");
   const std::size_t out = extent(weight, 0);
@@ -108,7 +109,7 @@ Image conv(const Image& x, const Scope& scope, const std::string& name,
   const std::size_t height = extent(weight, 2);
   const std::size_t width = extent(weight, 3);
   const std::size_t groups = x.channels.size() / in;
-  const bool same = options.padding == ConvOptions::Padding::same;
+  const bool same = options.padding == Conv2dOptions::Padding::same;
   const std::size_t above = same ? options.dilation * (height - 1) / 2 : 0;
   const std::size_t left = same ? (width - 1) / 2 : 0;
   const std::size_t times = x.times() + 2 * above - options.dilation * (height - 1);
@@ -182,7 +183,7 @@ Image dense_block(const Image& x, const Scope& part, const Codec& codec) {
     const Scope block = part.in("dense_block.dense_block");
     const std::string layer = std::to_string(i);
     y = conv(seen, block, layer + ".0",
-             {.dilation = std::size_t{1} << i, .padding = ConvOptions::Padding::same});
+             {.dilation = std::size_t{1} << i, .padding = Conv2dOptions::Padding::same});
     if (codec.separable) y = conv(y, block, layer + ".1");
     y = normed(std::move(y), block, layer, codec.separable ? 2 : 1);
     Rows channels = y.channels;
@@ -339,7 +340,7 @@ NaiveTensors make_se(std::uint64_t seed) {
         make_mamba1(maker, block + "mixer.", kSeMixer);
       }
       const std::string linear = fmt::format("generator.TSMamba.{}.{}linear", i, axis[0]);
-      make_conv(maker, linear, {2 * kSeWidth, kSeWidth, 1}, 2 * kSeWidth, kSeWidth);
+      make_conv2d(maker, linear, {2 * kSeWidth, kSeWidth, 1}, 2 * kSeWidth, kSeWidth);
     }
   }
   return maker.take();
@@ -419,11 +420,6 @@ constexpr Mamba1Sizes kPrimeMixer = {
 
 Codec prime_codec() { return {.root = "", .width = kPrimeWidth, .depth = 3, .separable = true}; }
 
-/// name.weight (out, in, taps) and name.bias.
-void make_conv1d(TensorMaker& maker, const std::string& name, const Shape& shape) {
-  make_conv(maker, name, shape, shape[1] * shape[2], shape[0]);
-}
-
 void make_beta(TensorMaker& maker, const std::string& name) {
   maker.tensor(name, {1, kPrimeWidth, 1}, 0.6, 0.2);
 }
@@ -431,10 +427,10 @@ void make_beta(TensorMaker& maker, const std::string& name) {
 void make_channel_attention(TensorMaker& maker, const std::string& part, std::int64_t taps) {
   const std::int64_t d = kPrimeWidth;
   maker.norm(part + "norm", d, Bias::yes);
-  make_conv1d(maker, part + "gate.0", {2 * d, d, 1});
-  make_conv1d(maker, part + "gate.1", {2 * d, 1, taps});
-  make_conv1d(maker, part + "channel_attn.1", {d, d, 1});
-  make_conv1d(maker, part + "pwconv", {d, d, 1});
+  make_conv(maker, part + "gate.0", {2 * d, d, 1});
+  make_conv(maker, part + "gate.1", {2 * d, 1, taps});
+  make_conv(maker, part + "channel_attn.1", {d, d, 1});
+  make_conv(maker, part + "pwconv", {d, d, 1});
   make_beta(maker, part + "beta");
 }
 
@@ -450,21 +446,21 @@ NaiveTensors make_prime(std::uint64_t seed) {
     const std::string time = block + "time_stage.0.";
     make_channel_attention(maker, time + "0.", 1);
     maker.norm(time + "1.norm", d, Bias::yes);
-    make_conv1d(maker, time + "1.proj_conv1", {kPrimeHidden, d, 1});
+    make_conv(maker, time + "1.proj_conv1", {kPrimeHidden, d, 1});
     make_mamba1(maker, time + "1.mamba.", kPrimeMixer);
-    make_conv1d(maker, time + "1.proj_conv2", {d, kPrimeHidden, 1});
+    make_conv(maker, time + "1.proj_conv2", {d, kPrimeHidden, 1});
     make_beta(maker, time + "1.beta");
 
     const std::string freq = block + "freq_stage.0.";
     make_channel_attention(maker, freq + "0.", 3);
     maker.norm(freq + "1.norm", d, Bias::yes);
-    make_conv1d(maker, freq + "1.proj_conv1", {d * kPrimeChunks, d, 1});
+    make_conv(maker, freq + "1.proj_conv1", {d * kPrimeChunks, d, 1});
     for (const std::int64_t taps : kPrimeKernels) {
-      make_conv1d(maker, fmt::format("{}1.attn_{}.0", freq, taps), {d, 1, taps});
-      make_conv1d(maker, fmt::format("{}1.attn_{}.1", freq, taps), {d, d, 1});
-      make_conv1d(maker, fmt::format("{}1.conv_{}", freq, taps), {d, 1, taps});
+      make_conv(maker, fmt::format("{}1.attn_{}.0", freq, taps), {d, 1, taps});
+      make_conv(maker, fmt::format("{}1.attn_{}.1", freq, taps), {d, d, 1});
+      make_conv(maker, fmt::format("{}1.conv_{}", freq, taps), {d, 1, taps});
     }
-    make_conv1d(maker, freq + "1.proj_conv2", {d, d * kPrimeChunks, 1});
+    make_conv(maker, freq + "1.proj_conv2", {d, d * kPrimeChunks, 1});
     make_beta(maker, freq + "1.beta");
   }
   return maker.take();
