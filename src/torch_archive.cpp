@@ -436,4 +436,17 @@ std::vector<StoredTensor> read_torch_archive(WeightFile& archive, int file) {
   return tensors;
 }
 
+bool is_plain_state_dict(const WeightFile& archive) {
+  const std::span<const std::byte> bytes(archive.data, static_cast<std::size_t>(archive.bytes));
+  const Records records(archive, read_zip_directory(bytes, archive.name));
+  const Pickle pickle = read_data_pickle(archive, records);
+  const PickleValue& root = pickle.values[pickle.root];
+  if (root.kind != PickleKind::dict) return false;
+  for (std::size_t i = 0; i < root.items.size(); i += 2) {
+    if (pickle.values[root.items[i]].kind != PickleKind::text) return false;
+    if (pickle.values[root.items[i + 1]].kind != PickleKind::tensor) return false;
+  }
+  return true;
+}
+
 }  // namespace icd

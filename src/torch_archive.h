@@ -16,4 +16,8 @@ namespace icd {
 /// encrypted records.
 std::vector<StoredTensor> read_torch_archive(WeightFile& archive, int file);
 
+/// Does an archive that has been read hold one dictionary of tensors by name and nothing else
+/// (no optimizer, no epoch, no dictionary in it)?
+bool is_plain_state_dict(const WeightFile& archive);
+
 }  // namespace icd
