@@ -23,15 +23,15 @@ using NaiveTensors = std::map<std::string, NaiveTensor>;
 /// A model family small enough to be run by plain loops: what its files look like, and what it
 /// computes, written from the description of the family and from nothing of icd's.
 struct Family {
-  std::string name;    ///< "jamba", "mamba2 hf, two groups"
-  std::string config;  ///< text of config.json; empty: the family has none
+  std::string name;                         ///< "jamba", "mamba2 hf, two groups"
+  std::string config;                       ///< text of config.json; empty: the family has none
   std::string config_file = "config.json";  ///< "params.json" for Codestral as published
 
   /// Sizes that its tensors do not tell, for --set: {{"ngroups", 2}}.
   std::map<std::string, Index, std::less<>> settings;
 
-  /// Every tensor of the file, random: nothing is 0 or 1 or equal in two places. Tied tensors are
-  /// stored once, under the name that the family's files use.
+  /// Every tensor of the file, random: no weight is 0 or 1 or equal in two places. Tied tensors
+  /// are stored once, under the name that the family's files use.
   std::function<NaiveTensors(std::uint64_t seed)> make;
 
   /// The model's output on inputs that are made from `seed` (tokens, images, features), as one
@@ -41,6 +41,10 @@ struct Family {
   /// Tensors whose binding no output can show, each with the reason: {"self_attn.k_proj.bias",
   /// "softmax removes a constant"}. Names end so.
   std::map<std::string, std::string> invisible;
+
+  /// Tensors that hold indices and no weights ("complement_map"): whole numbers, the same for every
+  /// seed. Names end so.
+  std::vector<std::string> index_tensors = {};
 
   /// Orders that are not symmetries, each with the moves that someone might take for one: a
   /// change of the tensors after which the output has to differ.

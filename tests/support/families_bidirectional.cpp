@@ -261,8 +261,7 @@ std::string config_of(const Caduceus& c) {
       R"("residual_in_fp32": false, "fused_add_norm": {}, "pad_vocab_size_multiple": 4, )"
       R"("bidirectional": true, "bidirectional_strategy": "{}", )"
       R"("bidirectional_weight_tie": {}, "rcps": {}, "tie_word_embeddings": {}, )"
-      R"("complement_map": {{{}}}}})"
-      "\n",
+      R"("complement_map": {{{}}}}})",
       kCaduceusChannels, c.layers, kBases, kCaduceusMixer.d_state, kCaduceusMixer.d_conv,
       kCaduceusMixer.dt_rank, c.norm_bias == Bias::no, c.add_norm == AddNorm::fused,
       c.multiply ? "ew_multiply" : "add", c.directions == Directions::tied, c.rcps(),
@@ -400,6 +399,7 @@ Family caduceus_family(const std::string& name, const Caduceus& c) {
   f.forward = [c](const NaiveTensors& t, std::uint64_t seed) {
     return c.rcps() ? run_rcps(c, t, seed) : run_caduceus(c, t, seed);
   };
+  if (c.rcps()) f.index_tensors = {"complement_map"};
   if (c.directions == Directions::tied) {
     f.wrong["d_inner of mamba_fwd only"] = [c](NaiveTensors& t) {
       const std::string mixer = c.layer(1) + c.mixer() + "mamba_fwd.";

@@ -77,7 +77,7 @@ std::string config_of(const Sizes& s) {
   } else {
     text += fmt::format(R"(, "kv_heads": {})", s.kv_heads);
   }
-  return text + "}\n";
+  return text + "}";
 }
 
 void make_mamba1(TensorMaker& maker, const std::string& name, const Sizes& s) {
