@@ -92,7 +92,8 @@ struct CpuKernels {
   void (*conv_silu)(const ConvArguments& run);
   void (*softplus)(float* values, const float* bias, std::int64_t channels);  ///< (x + bias)
   void (*scan)(const ScanArguments& run);
-  void (*exp)(float* values, std::int64_t count);  ///< count: a multiple of kChannelGroup
+  void (*exp)(float* values, std::int64_t count);   ///< count: a multiple of kChannelGroup
+  void (*silu)(float* values, std::int64_t count);  ///< as exp
 };
 
 /// Can this machine run the path?

@@ -230,6 +230,13 @@ void exp_all(float* values, std::int64_t count) {
 }
 
 template <typename Isa>
+void silu_all(float* values, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; i += Isa::kLanes) {
+    store<Isa>(values + i, silu<Isa>(load<Isa>(values + i)));
+  }
+}
+
+template <typename Isa>
 constexpr CpuKernels kernels_of(const char* name) {
   static_assert(kChannelGroup % Isa::kLanes == 0);
   return {.name = name,
@@ -241,7 +248,8 @@ constexpr CpuKernels kernels_of(const char* name) {
           .conv_silu = &conv_silu<Isa>,
           .softplus = &add_softplus<Isa>,
           .scan = &scan<Isa>,
-          .exp = &exp_all<Isa>};
+          .exp = &exp_all<Isa>,
+          .silu = &silu_all<Isa>};
 }
 
 }  // namespace icd

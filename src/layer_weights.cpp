@@ -44,11 +44,6 @@ std::vector<Real> values(const Checkpoint& checkpoint, const StoredTensor& tenso
   return out;
 }
 
-template <typename Real>
-std::vector<Real> required(const Checkpoint& checkpoint, const std::string& name, Shape shape) {
-  return values<Real>(checkpoint, found(checkpoint, name, shape));
-}
-
 /// Empty if there is none.
 template <typename Real>
 std::vector<Real> optional(const Checkpoint& checkpoint, const std::string& name, Shape shape) {
@@ -60,9 +55,15 @@ std::vector<Real> optional(const Checkpoint& checkpoint, const std::string& name
 }  // namespace
 
 template <typename Real>
+std::vector<Real> read_tensor(const Checkpoint& checkpoint, const std::string& name,
+                              const Shape& shape) {
+  return values<Real>(checkpoint, found(checkpoint, name, shape));
+}
+
+template <typename Real>
 LayerWeights<Real> read_layer(const Checkpoint& checkpoint, const ModelSpec& spec, Index layer) {
-  const auto required_leaf = [&](const char* leaf, Shape shape) {
-    return required<Real>(checkpoint, spec.tensor(layer, leaf), std::move(shape));
+  const auto required_leaf = [&](const char* leaf, const Shape& shape) {
+    return read_tensor<Real>(checkpoint, spec.tensor(layer, leaf), shape);
   };
   const auto optional_leaf = [&](const char* leaf, Shape shape) {
     return optional<Real>(checkpoint, spec.tensor(layer, leaf), std::move(shape));
@@ -92,44 +93,45 @@ LayerWeights<Real> read_layer(const Checkpoint& checkpoint, const ModelSpec& spe
 template <typename Real>
 HeadWeights<Real> read_head(const Checkpoint& checkpoint, const ModelSpec& spec) {
   HeadWeights<Real> weights;
-  weights.norm = required<Real>(checkpoint, spec.tensor("norm_f.weight"), {spec.d_model});
+  weights.norm = read_tensor<Real>(checkpoint, spec.tensor("norm_f.weight"), {spec.d_model});
   if (spec.norm == ModelSpec::Norm::layer) {
     weights.norm_bias = optional<Real>(checkpoint, spec.tensor("norm_f.bias"), {spec.d_model});
   }
-  weights.head = required<Real>(checkpoint, spec.tied_head ? spec.embedding() : spec.head(),
-                                {spec.vocab, spec.d_model});
+  weights.head = read_tensor<Real>(checkpoint, spec.tied_head ? spec.embedding() : spec.head(),
+                                   {spec.vocab, spec.d_model});
   return weights;
 }
 
 template <typename Real>
-void read_embedding(const Checkpoint& checkpoint, const ModelSpec& spec,
-                    std::span<const std::int32_t> tokens, std::span<Real> hidden) {
-  const Shape shape = {spec.vocab, spec.d_model};
-  const StoredTensor& tensor = found(checkpoint, spec.embedding(), shape);
-  const TensorView table = checkpoint.view(tensor);
-  const auto d_model = static_cast<std::size_t>(spec.d_model);
+void read_embedding(const Checkpoint& checkpoint, const std::string& name, Index vocab,
+                    Index d_model, std::span<const std::int32_t> tokens, std::span<Real> hidden) {
+  const Shape shape = {vocab, d_model};
+  const TensorView table = checkpoint.view(found(checkpoint, name, shape));
+  const auto width = static_cast<std::size_t>(d_model);
   for (std::size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] < 0 || tokens[i] >= spec.vocab) {
+    if (tokens[i] < 0 || tokens[i] >= vocab) {
       throw Error(ErrorCode::usage,
                   fmt::format("token {} of the input: id is {}, expected one in [0, {})", i,
-                              tokens[i], spec.vocab));
+                              tokens[i], vocab));
     }
     const TensorView row = {
         .dtype = table.dtype,
         .shape = table.shape.subspan(1),
         .strides = table.strides.subspan(1),
         .data = table.data + tokens[i] * table.strides[0] * dtype_bytes(table.dtype)};
-    read_as(row, hidden.subspan(i * d_model, d_model));
+    read_as(row, hidden.subspan(i * width, width));
   }
 }
 
+template std::vector<float> read_tensor(const Checkpoint&, const std::string&, const Shape&);
+template std::vector<double> read_tensor(const Checkpoint&, const std::string&, const Shape&);
 template LayerWeights<float> read_layer(const Checkpoint&, const ModelSpec&, Index);
 template LayerWeights<double> read_layer(const Checkpoint&, const ModelSpec&, Index);
 template HeadWeights<float> read_head(const Checkpoint&, const ModelSpec&);
 template HeadWeights<double> read_head(const Checkpoint&, const ModelSpec&);
-template void read_embedding(const Checkpoint&, const ModelSpec&, std::span<const std::int32_t>,
-                             std::span<float>);
-template void read_embedding(const Checkpoint&, const ModelSpec&, std::span<const std::int32_t>,
-                             std::span<double>);
+template void read_embedding(const Checkpoint&, const std::string&, Index, Index,
+                             std::span<const std::int32_t>, std::span<float>);
+template void read_embedding(const Checkpoint&, const std::string&, Index, Index,
+                             std::span<const std::int32_t>, std::span<double>);
 
 }  // namespace icd

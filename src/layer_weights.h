@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "icd/checkpoint.h"
@@ -36,6 +37,11 @@ struct HeadWeights {
   std::vector<Real> head;       ///< (vocab, d_model); the embedding if tied
 };
 
+/// The tensor `name`, packed, in Real. Throws as read_layer.
+template <typename Real>
+std::vector<Real> read_tensor(const Checkpoint& checkpoint, const std::string& name,
+                              const Shape& shape);
+
 /// Read tensors of any stored floating dtype. Throw Error{input} naming a tensor that is
 /// missing or of the wrong shape, Error{unsupported} for one of a type that is no float.
 template <typename Real>
@@ -43,10 +49,17 @@ LayerWeights<Real> read_layer(const Checkpoint& checkpoint, const ModelSpec& spe
 template <typename Real>
 HeadWeights<Real> read_head(const Checkpoint& checkpoint, const ModelSpec& spec);
 
-/// Copies the embedding rows of `tokens` to `hidden`, (tokens.size(), d_model).
+/// Copies rows of the tensor `name`, (vocab, d_model), to `hidden`, (tokens.size(), d_model).
 /// Throws Error{usage} for an id outside the vocabulary.
 template <typename Real>
+void read_embedding(const Checkpoint& checkpoint, const std::string& name, Index vocab,
+                    Index d_model, std::span<const std::int32_t> tokens, std::span<Real> hidden);
+
+/// The same for the embedding of a Mamba-1 model.
+template <typename Real>
 void read_embedding(const Checkpoint& checkpoint, const ModelSpec& spec,
-                    std::span<const std::int32_t> tokens, std::span<Real> hidden);
+                    std::span<const std::int32_t> tokens, std::span<Real> hidden) {
+  read_embedding(checkpoint, spec.embedding(), spec.vocab, spec.d_model, tokens, hidden);
+}
 
 }  // namespace icd

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "icd/checkpoint.h"
+#include "icd/layout.h"
 #include "icd/model_spec.h"
 
 namespace icd {
@@ -115,6 +116,19 @@ struct FastModelOptions {
 /// Throws Error{unavailable} for an engine that was not built in.
 std::unique_ptr<LanguageModel<float>> fast_model(const Checkpoint& checkpoint,
                                                  const ModelSpec& spec,
+                                                 const FastModelOptions& options = {});
+
+/// Can reference_model and fast_model run the layout's whole model? Without wiring only Mamba-1
+/// models, by their spec.
+bool has_model(const Layout& layout) noexcept;
+
+/// The same two for a model of any layout, wired from its blocks; Mamba-1 models run as above.
+/// State and observers are refused with Error{unsupported} where blocks are wired: sequences
+/// run whole. Throws Error{unsupported} for a layout that has_model denies or a block without a
+/// forward. The checkpoint has to outlive the model; the layout is copied.
+std::unique_ptr<LanguageModel<double>> reference_model(const Checkpoint& checkpoint,
+                                                       const Layout& layout);
+std::unique_ptr<LanguageModel<float>> fast_model(const Checkpoint& checkpoint, const Layout& layout,
                                                  const FastModelOptions& options = {});
 
 bool is_built_with_onednn() noexcept;
