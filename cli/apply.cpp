@@ -48,8 +48,8 @@ int run(const Options& options, Context& context) {
   if (plan.sources.empty() && !options.any_weights) {
     context.terminal.warn("the plan has no checksums: it may have been made for other weights");
   }
-  const TensorMoves moves =
-      expand(model.checkpoint, model.layout, options.inverse ? plan.inverse().groups : plan.groups);
+  TensorMoves moves = expand(model.checkpoint, model.layout, plan.groups);
+  if (options.inverse) moves = inverse(moves);
   if (options.dry_run) {
     context.terminal.print("would write {}: {} of {} tensors move", options.output.output,
                            moves.size(), model.checkpoint.tensors().size());

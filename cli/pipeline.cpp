@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <map>
@@ -80,18 +81,56 @@ void ModelOptions::add_to(CLI::App& command) {
       .add_option("--model", model, "a folder, a weight file, or a name in the Hugging Face cache")
       ->required()
       ->type_name("X");
+  add_layout_to(command);
+}
+
+void ModelOptions::add_layout_to(CLI::App& command) {
   command.add_option("--config", config, "a config.json that is not beside the weights")
       ->type_name("FILE");
+  command
+      .add_option("--layout", layout,
+                  "what the checkpoint is: auto, mixers (only those), or a table by name")
+      ->type_name("L")
+      ->capture_default_str();
+  command
+      .add_option("--set", settings, "a size that neither shapes nor config tell: ngroups=2; several with commas")
+      ->delimiter(',')
+      ->type_name("NAME=N");
+}
+
+LayoutRequest ModelOptions::request() const {
+  LayoutRequest request{.name = layout, .settings = {}};
+  for (const std::string& setting : settings) {
+    const auto equals = setting.find('=');
+    Index value = 0;
+    const char* end = setting.data() + setting.size();
+    if (equals != std::string::npos) {
+      const auto parsed = std::from_chars(setting.data() + equals + 1, end, value);
+      if (parsed.ec == std::errc() && parsed.ptr == end && value >= 0 && equals > 0) {
+        request.settings[setting.substr(0, equals)] = value;
+        continue;
+      }
+    }
+    throw Error(ErrorCode::usage,
+                fmt::format("--set: '{}' is no setting, expected NAME=N", setting),
+                "for example --set ngroups=2");
+  }
+  return request;
 }
 
 LoadedModel load_model(const ModelOptions& options, Context& context) {
+  return load_model(options, options.request(), context);
+}
+
+LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request,
+                       Context& context) {
   LoadedModel model;
   model.resolved = resolve_model(options.model, environment);
   OpenOptions open;
   if (!options.config.empty()) open.config = options.config;
   model.checkpoint = Checkpoint::open(model.resolved.path, open);
-  model.spec = ModelSpec::of(model.checkpoint);
-  model.layout = layout_of(model.checkpoint, model.spec);
+  model.layout = layout_of(model.checkpoint, request);
+  model.spec = model.layout.spec;
   for (const std::string& name : model.checkpoint.left_out()) {
     context.terminal.warn(
         fmt::format("{}: other weights, in the old order: not carried along", name));

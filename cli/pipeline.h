@@ -29,8 +29,14 @@ namespace icd::cli {
 struct ModelOptions {
   std::string model;
   std::string config;
+  std::string layout = "auto";
+  std::vector<std::string> settings;
 
   void add_to(CLI::App& command);
+
+  /// The options on what the checkpoint is, without --model.
+  void add_layout_to(CLI::App& command);
+  LayoutRequest request() const;
 };
 
 struct LoadedModel {
@@ -42,6 +48,10 @@ struct LoadedModel {
 
 /// Opens a model by path or name; warns of what is left out or not known.
 LoadedModel load_model(const ModelOptions& options, Context& context);
+
+/// The same as something that is known: what a plan was made for.
+LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request,
+                       Context& context);
 
 /// Where token ids come from.
 struct TokenOptions {

@@ -24,14 +24,17 @@ PackedPermuter::PackedPermuter(const TensorView& in, std::span<const AxisMove> m
     : data_(in.data) {
   assert(in.is_packed() && dtype_bytes(in.dtype) > 0);
   std::size_t last = 0;
-  for (const AxisMove& move : moves) last = std::max(last, static_cast<std::size_t>(move.dim));
+  for (const AxisMove& move : moves) {
+    last = std::max(last, static_cast<std::size_t>(move.dim + move.span));
+  }
   std::int64_t bytes = in.elements() * dtype_bytes(in.dtype);
-  for (std::size_t a = 0; a < in.shape.size() && a <= last; ++a) {
-    const std::int64_t extent = in.shape[a];
-    if (extent > 0) bytes /= extent;
+  for (std::size_t a = 0; a < std::max<std::size_t>(last, 1) && a < in.shape.size();) {
     const auto move = std::find_if(moves.begin(), moves.end(), [&](const AxisMove& m) {
       return static_cast<std::size_t>(m.dim) == a;
     });
+    std::int64_t extent = in.shape[a++];
+    for (int more = 1; move != moves.end() && more < move->span; ++more) extent *= in.shape[a++];
+    if (extent > 0) bytes /= extent;
     extents_.push_back(extent);
     orders_.push_back(move == moves.end() ? nullptr : &move->order);
     steps_.push_back(bytes);

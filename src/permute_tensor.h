@@ -40,18 +40,24 @@ template <typename Visit>
 void for_each_moved_element(const TensorView& view, std::span<const AxisMove> moves, Visit visit) {
   const auto size = static_cast<std::int64_t>(dtype_bytes(view.dtype));
   std::vector<std::int64_t> index(view.shape.size(), 0);
+  std::vector<std::int64_t> source;
   for (std::int64_t left = view.elements(); left > 0; --left) {
     std::int64_t to = 0;
     std::int64_t from = 0;
-    for (std::size_t a = 0; a < index.size(); ++a) {
-      std::int64_t source = index[a];
-      for (const AxisMove& move : moves) {
-        if (static_cast<std::size_t>(move.dim) == a)
-          source = move.order[static_cast<Index>(source)];
+    for (std::size_t a = 0; a < index.size(); ++a) to += index[a] * view.strides[a] * size;
+    source = index;
+    for (const AxisMove& move : moves) {
+      const auto first = static_cast<std::size_t>(move.dim);
+      const auto last = first + static_cast<std::size_t>(move.span);
+      std::int64_t flat = 0;
+      for (std::size_t a = first; a < last; ++a) flat = flat * view.shape[a] + index[a];
+      flat = move.order[static_cast<Index>(flat)];
+      for (std::size_t a = last; a-- > first;) {
+        source[a] = flat % view.shape[a];
+        flat /= view.shape[a];
       }
-      to += index[a] * view.strides[a] * size;
-      from += source * view.strides[a] * size;
     }
+    for (std::size_t a = 0; a < index.size(); ++a) from += source[a] * view.strides[a] * size;
     visit(to, from);
     for (auto a = index.size(); a-- > 0;) {
       if (++index[a] < view.shape[a]) break;

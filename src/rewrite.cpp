@@ -31,7 +31,7 @@ struct Region {
   std::vector<const StoredTensor*> tensors;
 };
 
-const std::vector<AxisMove>* moves_of(const StoredTensor& tensor, const TensorMoves& moves) {
+const TensorMove* moves_of(const StoredTensor& tensor, const TensorMoves& moves) {
   const auto found = moves.find(tensor.name);
   return found == moves.end() ? nullptr : &found->second;
 }
@@ -61,9 +61,24 @@ bool same_move(const StoredTensor& a, const StoredTensor& b, const TensorMoves& 
   const auto* of_a = moves_of(a, moves);
   const auto* of_b = moves_of(b, moves);
   if (of_a == nullptr || of_b == nullptr) return of_a == of_b;
-  return std::equal(
-      of_a->begin(), of_a->end(), of_b->begin(), of_b->end(),
-      [](const AxisMove& x, const AxisMove& y) { return x.dim == y.dim && x.order == y.order; });
+  return *of_a == *of_b;
+}
+
+/// Where a tensor's new values are now: in itself, or in another one of its kind.
+const StoredTensor& source_of(const StoredTensor& tensor, const TensorMove& move,
+                              const Checkpoint& checkpoint) {
+  if (move.from.empty()) return tensor;
+  const StoredTensor& from = *checkpoint.find(move.from);
+  if (from.shape == tensor.shape && from.dtype == tensor.dtype &&
+      checkpoint.view(from).is_packed() && checkpoint.view(tensor).is_packed()) {
+    return from;
+  }
+  throw Error(ErrorCode::unsupported,
+              fmt::format("tensor '{}': is {} {}, expected {} {} in one piece, as '{}', with which "
+                          "it changes places",
+                          tensor.name, tensor.dtype_text, shape_text(tensor.shape), from.dtype_text,
+                          shape_text(from.shape), from.name),
+              "save the checkpoint again with all experts alike");
 }
 
 /// Can the region be moved as the one packed tensor it is, whatever names it has?
@@ -102,7 +117,10 @@ void move_plainly(const Region& region, const Checkpoint& checkpoint, const Tens
     }
     static const std::vector<AxisMove> kNone;
     const auto* own = moves_of(*tensor, moves);
-    for_each_moved_element(checkpoint.view(*tensor), own == nullptr ? kNone : *own,
+    if (own != nullptr && !own->from.empty()) {
+      refuse(*tensor, "but would change places with another tensor");
+    }
+    for_each_moved_element(checkpoint.view(*tensor), own == nullptr ? kNone : own->axes,
                            [&](std::int64_t to, std::int64_t from) {
                              auto& known = source[static_cast<std::size_t>((origin + to) / size)];
                              if (known >= 0 && known != origin + from)
@@ -249,7 +267,9 @@ class SameFormat {
       }
     } else if (is_one_packed_tensor(region, checkpoint_, moves_)) {
       const StoredTensor& tensor = *region.tensors.front();
-      const PackedPermuter permuter(checkpoint_.view(tensor), *moves_of(tensor, moves_));
+      const TensorMove& move = *moves_of(tensor, moves_);
+      const PackedPermuter permuter(checkpoint_.view(source_of(tensor, move, checkpoint_)),
+                                    move.axes);
       const std::int64_t some =
           std::max<std::int64_t>(FilePump::kPieceBytes / permuter.row_bytes(), 1);
       for (std::int64_t row = 0; row < permuter.rows(); row += some) {
@@ -283,7 +303,9 @@ class SameFormat {
       if (!is_moved(region, moves_)) continue;
       if (is_one_packed_tensor(region, checkpoint_, moves_)) {
         const StoredTensor& tensor = *region.tensors.front();
-        const PackedPermuter permuter(checkpoint_.view(tensor), *moves_of(tensor, moves_));
+        const TensorMove& move = *moves_of(tensor, moves_);
+        const PackedPermuter permuter(checkpoint_.view(source_of(tensor, move, checkpoint_)),
+                                      move.axes);
         permuter.write_rows(0, permuter.rows(), out);
       } else {
         move_plainly(region, checkpoint_, moves_, out);
@@ -358,8 +380,9 @@ void write_packed(const Checkpoint& checkpoint, const StoredTensor& tensor,
                   const TensorMoves& moves, Write write) {
   static const std::vector<AxisMove> kNone;
   const auto* own = moves_of(tensor, moves);
-  const auto& order = own == nullptr ? kNone : *own;
-  const TensorView view = checkpoint.view(tensor);
+  const auto& order = own == nullptr ? kNone : own->axes;
+  const TensorView view =
+      checkpoint.view(own == nullptr ? tensor : source_of(tensor, *own, checkpoint));
   if (view.elements() == 0) return;
   if (!view.is_packed()) {
     const std::int64_t size = dtype_bytes(view.dtype);

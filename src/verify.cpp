@@ -17,9 +17,11 @@ namespace {
 /// Where undoing the plan does not give back the original tensor; empty if it does. Both are
 /// read in place: element i of the original has to be element p^-1[i] of the permuted one.
 std::string tensor_fault(const Checkpoint& original, const Checkpoint& permuted,
-                         const StoredTensor& tensor, std::span<const AxisMove> undo) {
-  const StoredTensor* other = permuted.find(tensor.name);
-  if (other == nullptr) return fmt::format("tensor '{}': is missing", tensor.name);
+                         const StoredTensor& tensor, const TensorMove& move) {
+  const std::string& name = move.from.empty() ? tensor.name : move.from;
+  const std::span<const AxisMove> undo = move.axes;
+  const StoredTensor* other = permuted.find(name);
+  if (other == nullptr) return fmt::format("tensor '{}': is missing", name);
   if (other->shape != tensor.shape || other->dtype_text != tensor.dtype_text) {
     return fmt::format("tensor '{}': is {} {}, the original is {} {}", tensor.name,
                        other->dtype_text, shape_text(other->shape), tensor.dtype_text,
@@ -112,8 +114,8 @@ std::string byte_fault(const Checkpoint& original, const Checkpoint& permuted,
   std::int64_t total = 0;
   for (const auto& file : original.files()) total += file->bytes;
   progress.start("comparing bytes", total, "B");
-  const TensorMoves undo = expand(original, layout, plan.inverse().groups);
-  static const std::vector<AxisMove> kNone;
+  const TensorMoves undo = inverse(expand(original, layout, plan.groups));
+  static const TensorMove kNone;
   const bool converted = original.container() != permuted.container();
   for (const StoredTensor& tensor : original.tensors()) {
     // A tied head is a name of the embedding: a conversion may drop it, or add it.

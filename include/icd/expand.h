@@ -1,5 +1,6 @@
 #pragma once
 
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <vector>
@@ -10,21 +11,38 @@
 
 namespace icd {
 
-/// A re-ordering of one whole axis of one tensor.
+/// A re-ordering of one whole axis of one tensor, or of several axes in a row taken as one:
+/// [dim, dim + span), row-major.
 struct AxisMove {
   int dim = 0;
   Permutation order;
+  int span = 1;
+
+  friend bool operator==(const AxisMove&, const AxisMove&) = default;
 };
 
-/// What happens to each tensor, by name; tensors without a move are not in it. At most
-/// one move an axis; moves on different axes commute.
-using TensorMoves = std::map<std::string, std::vector<AxisMove>>;
+/// What happens to one tensor: out[i, j, ...] = from[p0[i], p1[j], ...].
+struct TensorMove {
+  TensorMove() = default;
+  TensorMove(std::initializer_list<AxisMove> moves) : axes(moves) {}
 
-/// Expands the order of each group to every axis that must follow it. Identity moves are
-/// left out. The groups and sizes have to be those of the layout, the layout that of the
-/// checkpoint (check_plan).
+  std::vector<AxisMove> axes;  ///< at most one an axis; moves on different axes commute
+  std::string from;            ///< another tensor, of the same shape and dtype; empty: itself
+
+  friend bool operator==(const TensorMove&, const TensorMove&) = default;
+};
+
+/// By tensor name; tensors that stay as they are are not in it.
+using TensorMoves = std::map<std::string, TensorMove>;
+
+/// Expands the order of each group to every axis that must follow it, finer groups first, each
+/// where its elements stand in the checkpoint as it is. The groups and sizes have to be those of
+/// the layout, the layout that of the checkpoint (check_plan).
 TensorMoves expand(const Checkpoint& checkpoint, const Layout& layout,
                    const std::map<std::string, Permutation>& groups);
+
+/// What undoes the moves.
+TensorMoves inverse(const TensorMoves& moves);
 
 /// How an order of d_model hidden channels becomes one of d_inner channels.
 enum class HiddenExpansion {
