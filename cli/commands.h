@@ -33,6 +33,8 @@ void add_permute(CLI::App& app, Action& action);
 void add_calibrate(CLI::App& app, Action& action);
 void add_solve(CLI::App& app, Action& action);
 void add_apply(CLI::App& app, Action& action);
+void add_convert(CLI::App& app, Action& action);
+void add_reshape(CLI::App& app, Action& action);
 void add_verify(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);

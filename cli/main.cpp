@@ -93,6 +93,8 @@ int run(int argc, char** argv, cli::Terminal& terminal) {
   cli::add_calibrate(app, action);
   cli::add_solve(app, action);
   cli::add_apply(app, action);
+  cli::add_convert(app, action);
+  cli::add_reshape(app, action);
   cli::add_verify(app, action);
   cli::add_inspect(app, action);
   cli::add_bench(app, action);

@@ -386,6 +386,15 @@ Reshaping reshape_heads(const Checkpoint& checkpoint, const Layout& layout, Inde
   return reshaping;
 }
 
+Block reshaped_block(Block block, Index headdim) {
+  Index& before = block.sizes["headdim"];
+  Index& per_group = block.sizes["heads_per_group"];
+  per_group = static_cast<Index>(std::int64_t{per_group} * before / headdim);
+  block.sizes["nheads"] = per_group * block.sizes["ngroups"];
+  before = headdim;
+  return block;
+}
+
 RewriteReport write_reshaped(const Checkpoint& checkpoint, const Reshaping& reshaping,
                              const fs::path& folder, Progress& progress) {
   RewriteReport report;

@@ -45,6 +45,9 @@ struct Reshaping {
 /// PyTorch file that holds more than a state dict, which a new file would lose.
 Reshaping reshape_heads(const Checkpoint& checkpoint, const Layout& layout, Index headdim);
 
+/// A "mamba2" block as it is with its heads cut to `headdim`, which fits.
+Block reshaped_block(Block block, Index headdim);
+
 /// Writes the weight files, under the names they have, into `folder`, which exists. Streams.
 /// Throws Error{unsupported} if tensors that share bytes would have to change differently,
 /// Error{io}; what was written by then is the caller's to remove.

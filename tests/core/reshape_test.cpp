@@ -125,13 +125,7 @@ Reshaping reshape(const fs::path& from, const Layout& layout, Index headdim, con
 
 /// `layout` with its heads cut to `headdim`.
 Layout recut(Layout layout, Index headdim) {
-  for (Block& block : layout.blocks) {
-    Index& before = block.sizes["headdim"];
-    Index& per_group = block.sizes["heads_per_group"];
-    per_group = per_group * before / headdim;
-    block.sizes["nheads"] = per_group * block.sizes["ngroups"];
-    before = headdim;
-  }
+  for (Block& block : layout.blocks) block = reshaped_block(std::move(block), headdim);
   return layout;
 }
 
