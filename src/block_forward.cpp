@@ -32,10 +32,17 @@ constexpr std::array kTypes = {
     Type{"mamba3", &mamba3_body, &mamba3_body},
     Type{"mamba3_mimo", &mamba3_body, &mamba3_body},
     Type{"attention", &attention_body, &attention_body},
+    Type{"rotary_attention", &attention_body, &attention_body},
     Type{"attention_packed", &attention_packed_body, &attention_packed_body},
+    Type{"rotary_attention_packed", &attention_packed_body, &attention_packed_body},
     Type{"mlp", &mlp_body, &mlp_body},
     Type{"gated_mlp", &mlp_body, &mlp_body},
+    Type{"granite_mlp", &mlp_body, &mlp_body},
+    Type{"ungated_mlp", &mlp_body, &mlp_body},
     Type{"experts", &experts_body, &experts_body},
+    Type{"granite_experts", &experts_body, &experts_body},
+    Type{"nemotron_experts", &experts_body, &experts_body},
+    Type{"nemotron_latent_experts", &experts_body, &experts_body},
 };
 
 const Type* find_type(std::string_view name) noexcept {

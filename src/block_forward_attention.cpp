@@ -4,13 +4,15 @@
 #include "block_body.h"
 
 // attention: sizes in, out, n_heads, n_kv_heads, head_dim; q_proj, k_proj, v_proj, o_proj
-//   (.weight, and .bias if there is one). Numbers: rope_theta (absent: positions are not encoded),
-//   rotary_dim, the leading channels of a head that turn, those c and c + rotary_dim / 2 together
-//   (head_dim); scale of the scores (head_dim^-0.5); key_multiplier (1).
-// attention_packed: mamba-ssm's MHA. in_proj.weight has the rows q, k, v, and where the size
-//   d_mlp is not 0, up and gate (d_mlp each) of an MLP whose hidden channels follow the heads'
-//   in out_proj; conv1d, without SiLU, over q, k and v if there is one. Positions are encoded if
-//   the number rotary_dim is not 0; rope_theta is 10000 unless given.
+//   (.weight, and .bias if there is one). Numbers: scale of the scores (head_dim^-0.5),
+//   key_multiplier (1).
+// rotary_attention: the same, with positions: the leading rotary_fraction (1) of the channels of
+//   a head are turned, the first half of them with the second, by frequencies from rope_theta
+//   (10000) on.
+// attention_packed, rotary_attention_packed: mamba-ssm's MHA. in_proj.weight has the rows q, k, v,
+//   and where the size d_mlp is not 0, up and gate (d_mlp each) of an MLP whose hidden channels
+//   follow the heads' in out_proj; conv1d, without SiLU, over q, k and v if there is one. The
+//   number rotary_dim (0) says how many channels are turned.
 
 namespace icd {
 namespace {
@@ -36,11 +38,12 @@ template <typename Real>
 class Rotation {
  public:
   explicit Rotation(const BlockWeights<Real>& weights) {
-    const bool packed = weights.type() == "attention_packed";
-    const double theta = weights.number("rope_theta", packed ? 10000 : 0);
-    if (theta == 0) return;
-    const auto all = static_cast<double>(weights.size("head_dim"));
-    const auto width = static_cast<std::int64_t>(weights.number("rotary_dim", packed ? 0 : all));
+    const double all = static_cast<double>(weights.size("head_dim"));
+    const double rotated = weights.type() == "rotary_attention"
+                               ? weights.number("rotary_fraction", 1) * all
+                               : weights.number("rotary_dim", 0);
+    const double theta = weights.number("rope_theta", 10000);
+    const auto width = static_cast<std::int64_t>(rotated);
     for (std::int64_t i = 0; i < width / 2; ++i) {
       frequencies_.push_back(
           std::pow(theta, -2 * static_cast<double>(i) / static_cast<double>(width)));

@@ -1,47 +1,71 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <cassert>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <optional>
+#include <string_view>
 
 #include "block_body.h"
 #include "icd/error.h"
 
-// mlp: down(SiLU(gate(x)) * up(x)). gate_proj.weight, up_proj.weight, or both in one tensor,
-//   gate_up_proj.weight, whose rows are gate, then up; down_proj.weight; biases if there are any.
-//   With the number relu2 there is no gate: down(relu(up(x))^2). Falcon-H1's gate_multiplier and
+// mlp: down(SiLU(gate(x)) * up(x)), of gate_proj.weight, up_proj.weight, down_proj.weight.
+// gated_mlp: the same of fc1.weight, whose rows are up, then gate, and fc2.weight (mamba-ssm).
+// granite_mlp: the same of input_linear.weight, whose rows are gate, then up, and
+//   output_linear.weight.
+// ungated_mlp: down(relu(up(x))^2), of up_proj.weight and down_proj.weight.
+//   All: sizes in, out; biases if there are any; Falcon-H1's numbers gate_multiplier and
 //   down_multiplier.
-// gated_mlp: mamba-ssm's, fc1.weight, whose rows are up, then gate, and fc2.weight.
-// experts: router.weight (experts, in); the experts' tensors are those of mlp under
-//   "experts.{e}.", or "experts.gate_up_proj" or "experts.up_proj", and "experts.down_proj", with
-//   the experts as first axis. Size or number top_k. Which experts a row goes to, and by what
-//   weight, is said by numbers:
-//     none                 softmax over all, of which the top_k largest keep their share (Jamba)
-//     softmax_after_top_k  softmax over the top_k largest (Granite)
-//     sigmoid              sigmoids, chosen after router.bias is added, from the topk_group best
-//                          of n_group groups; norm_topk_prob divides them by their sum,
-//                          routed_scaling_factor multiplies them (Nemotron-H)
-//   fc1_latent_proj and fc2_latent_proj stand before and behind the experts if they are there.
+//
+// Experts are MLPs, each row goes to `top_k` (a number) of them, and the router says which and
+// what their shares are:
+// experts: router.weight; a softmax over all experts, of which the largest keep their share
+//   (Jamba). experts.{e}.{gate,up,down}_proj.weight.
+// granite_experts: router.layer.weight; a softmax over the largest. input_linear.weight and
+//   output_linear.weight as in granite_mlp, with the expert as first axis.
+// nemotron_experts, nemotron_latent_experts: gate.weight; sigmoids, the largest chosen after
+//   gate.e_score_correction_bias is added, from the topk_group best of n_group (a size) groups;
+//   divided by their sum if norm_topk_prob is set, times routed_scaling_factor.
+//   experts.{e}.{up,down}_proj and, for every row, shared_experts.{up,down}_proj, all as
+//   ungated_mlp; fc1_latent_proj and fc2_latent_proj stand around the former if they are there.
 
 namespace icd {
 namespace {
 
-enum class Activation { silu_gate, squared_relu };
+/// How the MLP of a type is stored.
+struct MlpKind {
+  std::string_view type;
+  std::string_view gate;  ///< empty: squared ReLU instead
+  std::string_view up;    ///< as gate: both stand in one tensor
+  std::string_view down;
+  bool up_first = false;
+};
+
+constexpr MlpKind kMlp = {"mlp", "gate_proj", "up_proj", "down_proj"};
+constexpr MlpKind kUngatedMlp = {"ungated_mlp", "", "up_proj", "down_proj"};
+constexpr std::array kMlpKinds = {
+    kMlp, kUngatedMlp, MlpKind{"gated_mlp", "fc1", "fc1", "fc2", true},
+    MlpKind{"granite_mlp", "input_linear", "input_linear", "output_linear"}};
+
+const MlpKind& mlp_kind(std::string_view type) {
+  const auto* at = std::ranges::find(kMlpKinds, type, &MlpKind::type);
+  assert(at != kMlpKinds.end());
+  return *at;
+}
 
 template <typename Real>
 class HiddenLayer {
  public:
-  HiddenLayer(std::span<const Real> gate, std::span<const Real> up, std::span<const Real> down,
-              const Shape& down_shape, Activation activation, const BlockMath<Real>& math)
-      : HiddenLayer({gate, {}}, {up, {}}, {down, {}}, down_shape, activation, math) {}
-
   struct Affine {
-    std::span<const Real> weight;
-    std::span<const Real> bias;
+    std::span<const Real> weight = {};
+    std::span<const Real> bias = {};
   };
 
-  /// `down_shape` is (outputs, hidden); `gate` is empty for Activation::squared_relu.
-  HiddenLayer(Affine gate, Affine up, Affine down, const Shape& down_shape, Activation activation,
+  /// `down_shape` is (outputs, hidden). Without `gate` the activation is a squared ReLU.
+  HiddenLayer(std::optional<Affine> gate, Affine up, Affine down, const Shape& down_shape,
               const BlockMath<Real>& math)
       : math_(math),
         outputs_(down_shape[0]),
@@ -49,9 +73,7 @@ class HiddenLayer {
         inputs_(hidden_ == 0 ? 0 : std::ssize(up.weight) / hidden_),
         up_(math.product(up.weight, up.bias, hidden_, inputs_)),
         down_(math.product(down.weight, down.bias, outputs_, hidden_)) {
-    if (activation == Activation::silu_gate) {
-      gate_ = math.product(gate.weight, gate.bias, hidden_, inputs_);
-    }
+    if (gate) gate_ = math.product(gate->weight, gate->bias, hidden_, inputs_);
   }
 
   void multiply(Real gate, Real down) {
@@ -97,48 +119,44 @@ class HiddenLayer {
   Real down_multiplier_ = 1;
 };
 
-Activation activation_of(bool relu2) {
-  return relu2 ? Activation::squared_relu : Activation::silu_gate;
-}
-
-/// An MLP whose tensors' roles begin with `prefix`.
+/// An MLP whose roles begin with `prefix`, and which reads `in` channels.
 template <typename Real>
-HiddenLayer<Real> hidden_layer(const BlockWeights<Real>& weights, const std::string& prefix,
+HiddenLayer<Real> hidden_layer(const BlockWeights<Real>& weights, const MlpKind& kind,
+                               const std::string& prefix, std::int64_t in,
                                const BlockMath<Real>& math) {
-  const bool fc = weights.has(prefix + "fc1.weight");
-  const std::string down = prefix + (fc ? "fc2" : "down_proj");
-  const Shape down_shape = weights.shape(down + ".weight", 2);
+  using Affine = typename HiddenLayer<Real>::Affine;
+  const auto role = [&](std::string_view name, const char* end) {
+    return fmt::format("{}{}.{}", prefix, name, end);
+  };
+  const Shape down_shape = weights.shape(role(kind.down, "weight"), 2);
   const std::int64_t hidden = down_shape[1];
-  const std::int64_t in = weights.size("latent", weights.size("in"));
-  const auto down_weight = weights.tensor(down + ".weight", down_shape);
-  const auto down_bias = weights.optional(down + ".bias", {down_shape[0]});
-  const Activation activation = activation_of(weights.is_set("relu2"));
-
-  const std::string fused = prefix + (fc ? "fc1" : "gate_up_proj");
-  if (weights.has(fused + ".weight")) {
-    const auto both = weights.tensor(fused + ".weight", {2 * hidden, in});
-    const auto bias = weights.optional(fused + ".bias", {2 * hidden});
-    const std::int64_t gate = fc ? hidden : 0;
-    const std::int64_t up = hidden - gate;
-    return HiddenLayer<Real>({rows_of(both, gate, hidden, in), rows_of(bias, gate, hidden)},
-                             {rows_of(both, up, hidden, in), rows_of(bias, up, hidden)},
-                             {down_weight, down_bias}, down_shape, activation, math);
+  const auto down = weights.tensor(role(kind.down, "weight"), down_shape);
+  const auto down_bias = weights.optional(role(kind.down, "bias"), {down_shape[0]});
+  const std::int64_t rows = kind.gate == kind.up ? 2 * hidden : hidden;
+  const auto up = weights.tensor(role(kind.up, "weight"), {rows, in});
+  const auto up_bias = weights.optional(role(kind.up, "bias"), {rows});
+  if (kind.gate == kind.up) {
+    const auto half = [&](bool is_second) {
+      const std::int64_t first = is_second ? hidden : 0;
+      return Affine{rows_of(up, first, hidden, in), rows_of(up_bias, first, hidden)};
+    };
+    return HiddenLayer<Real>(half(kind.up_first), half(!kind.up_first), {down, down_bias},
+                             down_shape, math);
   }
-  const auto up = weights.tensor(prefix + "up_proj.weight", {hidden, in});
-  const auto up_bias = weights.optional(prefix + "up_proj.bias", {hidden});
-  const auto gate = activation == Activation::silu_gate
-                        ? weights.tensor(prefix + "gate_proj.weight", {hidden, in})
-                        : std::vector<Real>();
-  const auto gate_bias = weights.optional(prefix + "gate_proj.bias", {hidden});
-  return HiddenLayer<Real>({gate, gate_bias}, {up, up_bias}, {down_weight, down_bias}, down_shape,
-                           activation, math);
+  if (kind.gate.empty()) {
+    return HiddenLayer<Real>(std::nullopt, {up, up_bias}, {down, down_bias}, down_shape, math);
+  }
+  const auto gate = weights.tensor(role(kind.gate, "weight"), {hidden, in});
+  const auto gate_bias = weights.optional(role(kind.gate, "bias"), {hidden});
+  return HiddenLayer<Real>(Affine{gate, gate_bias}, {up, up_bias}, {down, down_bias}, down_shape,
+                           math);
 }
 
 template <typename Real>
 class Mlp : public BlockBody<Real> {
  public:
   Mlp(const BlockWeights<Real>& weights, const BlockMath<Real>& math)
-      : layer_(hidden_layer(weights, "", math)) {
+      : layer_(hidden_layer(weights, mlp_kind(weights.type()), "", weights.size("in"), math)) {
     layer_.multiply(static_cast<Real>(weights.number("gate_multiplier", 1)),
                     static_cast<Real>(weights.number("down_multiplier", 1)));
   }
@@ -163,21 +181,23 @@ std::vector<std::int64_t> largest(std::span<const Real> values, std::int64_t cou
   return order;
 }
 
+enum class Routing { softmax, softmax_of_chosen, sigmoid };
+
 /// From the router's logits of a row to the weight of every expert, 0 for those not chosen.
 template <typename Real>
 class Router {
  public:
-  Router(const BlockWeights<Real>& weights, std::int64_t experts, const BlockMath<Real>& math)
+  Router(const BlockWeights<Real>& weights, Routing routing, std::int64_t experts,
+         const BlockMath<Real>& math)
       : math_(math),
+        routing_(routing),
         experts_(experts),
-        top_k_(weights.size("top_k", static_cast<std::int64_t>(weights.number("top_k", 0)))),
-        softmax_after_(weights.is_set("softmax_after_top_k")),
-        sigmoid_(weights.is_set("sigmoid")),
+        top_k_(static_cast<std::int64_t>(weights.number("top_k", 0))),
         norm_(weights.is_set("norm_topk_prob")),
         factor_(static_cast<Real>(weights.number("routed_scaling_factor", 1))),
-        groups_(static_cast<std::int64_t>(weights.number("n_group", 1))),
+        groups_(weights.size("n_group", 1)),
         top_groups_(static_cast<std::int64_t>(weights.number("topk_group", 1))),
-        bias_(weights.optional("router.bias", {experts})) {
+        bias_(weights.optional("gate.e_score_correction_bias", {experts})) {
     if (top_k_ < 1 || top_k_ > experts || groups_ < 1 || experts % groups_ != 0) {
       throw Error(ErrorCode::input,
                   fmt::format("router: {} of {} experts in {} groups are chosen, expected at least "
@@ -188,12 +208,12 @@ class Router {
 
   void route(Real* logits) const {
     const std::span<Real> row(logits, static_cast<std::size_t>(experts_));
-    if (sigmoid_) return route_sigmoid(row);
-    if (!softmax_after_) softmax(row);
+    if (routing_ == Routing::sigmoid) return route_sigmoid(row);
+    if (routing_ == Routing::softmax) softmax(row);
     const auto chosen = largest<Real>(row, top_k_);
     std::vector<Real> weights;
     for (const std::int64_t e : chosen) weights.push_back(row[static_cast<std::size_t>(e)]);
-    if (softmax_after_) softmax(weights);
+    if (routing_ == Routing::softmax_of_chosen) softmax(weights);
     put(chosen, weights, row);
   }
 
@@ -250,10 +270,9 @@ class Router {
   }
 
   const BlockMath<Real>& math_;
+  Routing routing_;
   std::int64_t experts_;
   std::int64_t top_k_;
-  bool softmax_after_;
-  bool sigmoid_;
   bool norm_;
   Real factor_;
   std::int64_t groups_;
@@ -261,65 +280,97 @@ class Router {
   std::vector<Real> bias_;  // may be empty
 };
 
+struct ExpertsKind {
+  std::string_view type;
+  std::string_view router;
+  Routing routing;
+};
+
+constexpr std::array kExpertsKinds = {
+    ExpertsKind{"experts", "router.weight", Routing::softmax},
+    ExpertsKind{"granite_experts", "router.layer.weight", Routing::softmax_of_chosen},
+    ExpertsKind{"nemotron_experts", "gate.weight", Routing::sigmoid},
+    ExpertsKind{"nemotron_latent_experts", "gate.weight", Routing::sigmoid}};
+
+const ExpertsKind& experts_kind(std::string_view type) {
+  const auto* at = std::ranges::find(kExpertsKinds, type, &ExpertsKind::type);
+  assert(at != kExpertsKinds.end());
+  return *at;
+}
+
 template <typename Real>
 class Experts : public BlockBody<Real> {
  public:
   Experts(const BlockWeights<Real>& weights, const BlockMath<Real>& math)
-      : math_(math),
-        inputs_(weights.size("in")),
-        outputs_(weights.size("out")),
-        experts_(weights.shape("router.weight", 2)[0]),
-        router_(weights, experts_, math),
-        logits_(math.product(weights.tensor("router.weight", {experts_, inputs_}), {}, experts_,
-                             inputs_)) {
-    weights.has("experts.down_proj") ? read_stacked(weights) : read_each(weights);
-    if (weights.has("fc1_latent_proj.weight")) {
-      const std::int64_t latent = layers_.front().inputs();
-      to_latent_ =
-          math.product(weights.tensor("fc1_latent_proj.weight", {latent, inputs_}),
-                       weights.optional("fc1_latent_proj.bias", {latent}), latent, inputs_);
-      from_latent_ =
-          math.product(weights.tensor("fc2_latent_proj.weight", {outputs_, latent}),
-                       weights.optional("fc2_latent_proj.bias", {outputs_}), outputs_, latent);
-    }
-  }
+      : Experts(weights, experts_kind(weights.type()), math) {}
 
   void run(BatchShape shape, const Real* x, Real* y) const override {
     const std::int64_t rows = shape.rows();
     Rows<Real> shares(rows, experts_);
     logits_->apply(x, inputs_, rows, shares[0], experts_);
     math_.each(rows, [&](std::int64_t row) { router_.route(shares[row]); });
-    if (!to_latent_) return mix(rows, x, shares, y);
-    const std::int64_t latent = layers_.front().inputs();
-    Rows<Real> in(rows, latent);
-    Rows<Real> out(rows, latent);
-    to_latent_->apply(x, inputs_, rows, in[0], latent);
-    mix(rows, in[0], shares, out[0]);
-    from_latent_->apply(out[0], latent, rows, y, outputs_);
+    if (to_latent_) {
+      const std::int64_t latent = layers_.front().inputs();
+      Rows<Real> in(rows, latent);
+      Rows<Real> out(rows, latent);
+      to_latent_->apply(x, inputs_, rows, in[0], latent);
+      mix(rows, in[0], shares, out[0]);
+      from_latent_->apply(out[0], latent, rows, y, outputs_);
+    } else {
+      mix(rows, x, shares, y);
+    }
+    if (shared_) {
+      Rows<Real> out(rows, outputs_);
+      shared_->run(rows, x, out[0]);
+      add_scaled(y, Real(1), out[0], rows * outputs_);
+    }
   }
 
  private:
-  void read_each(const BlockWeights<Real>& weights) {
+  Experts(const BlockWeights<Real>& weights, const ExpertsKind& kind, const BlockMath<Real>& math)
+      : math_(math),
+        inputs_(weights.size("in")),
+        outputs_(weights.size("out")),
+        experts_(weights.shape(kind.router, 2)[0]),
+        router_(weights, kind.routing, experts_, math),
+        logits_(
+            math.product(weights.tensor(kind.router, {experts_, inputs_}), {}, experts_, inputs_)) {
+    if (kind.routing == Routing::softmax_of_chosen) {
+      read_stacked(weights);
+    } else {
+      read_each(weights, kind.routing == Routing::sigmoid ? kUngatedMlp : kMlp);
+    }
+  }
+
+  void read_each(const BlockWeights<Real>& weights, const MlpKind& expert) {
+    std::int64_t in = inputs_;
+    if (weights.has("fc1_latent_proj.weight")) {
+      in = weights.shape("fc1_latent_proj.weight", 2)[0];
+      to_latent_ = math_.product(weights.tensor("fc1_latent_proj.weight", {in, inputs_}),
+                                 weights.optional("fc1_latent_proj.bias", {in}), in, inputs_);
+      from_latent_ =
+          math_.product(weights.tensor("fc2_latent_proj.weight", {outputs_, in}),
+                        weights.optional("fc2_latent_proj.bias", {outputs_}), outputs_, in);
+    }
     for (std::int64_t e = 0; e < experts_; ++e) {
-      layers_.push_back(hidden_layer(weights, fmt::format("experts.{}.", e), math_));
+      layers_.push_back(hidden_layer(weights, expert, fmt::format("experts.{}.", e), in, math_));
+    }
+    if (weights.has("shared_experts.up_proj.weight")) {
+      shared_.emplace(hidden_layer(weights, expert, "shared_experts.", inputs_, math_));
     }
   }
 
   void read_stacked(const BlockWeights<Real>& weights) {
-    const bool fused = weights.has("experts.gate_up_proj");
-    const char* role = fused ? "experts.gate_up_proj" : "experts.up_proj";
-    const Shape shape = weights.shape(role, 3);
-    const Shape down_shape = weights.shape("experts.down_proj", 3);
+    const Shape down_shape = weights.shape("output_linear.weight", 3);
     const std::int64_t hidden = down_shape[2];
-    const std::int64_t in = shape[2];
-    const auto up = weights.tensor(role, {experts_, (fused ? 2 : 1) * hidden, in});
-    const auto down = weights.tensor("experts.down_proj", {experts_, down_shape[1], hidden});
+    const auto both = weights.tensor("input_linear.weight", {experts_, 2 * hidden, inputs_});
+    const auto down = weights.tensor("output_linear.weight", {experts_, outputs_, hidden});
+    using Affine = typename HiddenLayer<Real>::Affine;
     for (std::int64_t e = 0; e < experts_; ++e) {
-      const std::int64_t first = e * shape[1];
-      layers_.emplace_back(fused ? rows_of(up, first, hidden, in) : std::span<const Real>(),
-                           rows_of(up, fused ? first + hidden : first, hidden, in),
-                           rows_of(down, e * down_shape[1], down_shape[1], hidden),
-                           Shape{down_shape[1], hidden}, activation_of(!fused), math_);
+      layers_.emplace_back(Affine{rows_of(both, 2 * e * hidden, hidden, inputs_)},
+                           Affine{rows_of(both, (2 * e + 1) * hidden, hidden, inputs_)},
+                           Affine{rows_of(down, e * outputs_, outputs_, hidden)},
+                           Shape{outputs_, hidden}, math_);
     }
   }
 
@@ -355,6 +406,7 @@ class Experts : public BlockBody<Real> {
   std::vector<HiddenLayer<Real>> layers_;
   std::unique_ptr<Product<Real>> to_latent_;  // null: the experts read x
   std::unique_ptr<Product<Real>> from_latent_;
+  std::optional<HiddenLayer<Real>> shared_;
 };
 
 }  // namespace

@@ -383,7 +383,7 @@ Case attention(const std::string& name, const AttentionOptions& options, Bias bi
   maker.linear("m.v_proj", kv_heads * head_dim, 12, bias);
   maker.linear("m.o_proj", 10, heads * head_dim, bias);
   return {.name = name,
-          .type = "attention",
+          .type = options.rotary_dim > 0 ? "rotary_attention" : "attention",
           .sizes = {{"in", 12},
                     {"out", 10},
                     {"n_heads", static_cast<Index>(heads)},
@@ -405,7 +405,7 @@ Case packed_attention(const std::string& name, std::int64_t d_mlp, std::int64_t 
   if (d_conv > 0) maker.conv("m.conv1d", 48, d_conv);
   maker.linear("m.out_proj", 12, 24 + d_mlp, Bias::yes);
   return {.name = name,
-          .type = "attention_packed",
+          .type = rotary_dim > 0 ? "rotary_attention_packed" : "attention_packed",
           .sizes = {{"in", 12},
                     {"out", 12},
                     {"n_heads", 4},
@@ -446,17 +446,19 @@ Case mlp(const std::string& name, const std::string& type, const Numbers& number
 enum class Routing { softmax, softmax_after, sigmoid };
 
 /// The experts of every row in turn, by their shares.
-Rows naive_experts(const Rows& x, const Scope& m, std::size_t top_k, Routing routing,
-                   std::size_t groups, const std::function<Row(std::size_t, const Row&)>& expert) {
+Rows naive_experts(const Rows& x, const Scope& m, const char* router, std::size_t top_k,
+                   Routing routing, std::size_t groups,
+                   const std::function<Row(std::size_t, const Row&)>& expert) {
   Rows out;
   for (const Row& row : x) {
-    const Row logits = linear(row, m.at("router.weight"));
+    const Row logits = linear(row, m.at(router));
     const std::size_t experts = logits.size();
     Row score = logits;
     if (routing == Routing::softmax) score = testing::softmax(logits);
     if (routing == Routing::sigmoid) score = map(testing::sigmoid, logits);
     Row choice = score;
-    if (routing == Routing::sigmoid) choice = sum(score, m.at("router.bias").values);
+    if (routing == Routing::sigmoid)
+      choice = sum(score, m.at("gate.e_score_correction_bias").values);
     if (groups > 1) {  // of two groups the better one stays
       const std::size_t size = experts / groups;
       std::size_t best = 0;
@@ -507,68 +509,72 @@ Case jamba_experts() {
           .numbers = {{"top_k", 2}},
           .tensors = maker.take(),
           .naive = [](const Rows& x, const Scope& m) {
-            return naive_experts(x, m, 2, Routing::softmax, 1, [&](std::size_t e, const Row& row) {
-              return testing::gated_mlp({row}, m.in("experts").in(std::to_string(e)))[0];
-            });
+            return naive_experts(
+                x, m, "router.weight", 2, Routing::softmax, 1, [&](std::size_t e, const Row& row) {
+                  return testing::gated_mlp({row}, m.in("experts").in(std::to_string(e)))[0];
+                });
           }};
 }
 
 Case granite_experts() {
   TensorMaker maker(23);
-  maker.matrix("m.router.weight", 4, 12);
-  maker.tensor("m.experts.gate_up_proj", {4, 14, 12}, 0, 0.3);
-  maker.tensor("m.experts.down_proj", {4, 12, 7}, 0, 0.3);
+  maker.matrix("m.router.layer.weight", 4, 12);
+  maker.tensor("m.input_linear.weight", {4, 14, 12}, 0, 0.3);
+  maker.tensor("m.output_linear.weight", {4, 12, 7}, 0, 0.3);
   return {.name = "GraniteExperts",
-          .type = "experts",
-          .sizes = {{"in", 12}, {"out", 12}, {"top_k", 3}},
-          .numbers = {{"softmax_after_top_k", 1}},
+          .type = "granite_experts",
+          .sizes = {{"in", 12}, {"out", 12}},
+          .numbers = {{"top_k", 3}},
           .tensors = maker.take(),
           .naive = [](const Rows& x, const Scope& m) {
-            return naive_experts(
-                x, m, 3, Routing::softmax_after, 1, [&](std::size_t e, const Row& row) {
-                  return testing::fused_mlp({row}, testing::slice(m.at("experts.gate_up_proj"), e),
-                                            testing::slice(m.at("experts.down_proj"), e))[0];
-                });
+            return naive_experts(x, m, "router.layer.weight", 3, Routing::softmax_after, 1,
+                                 [&](std::size_t e, const Row& row) {
+                                   return testing::fused_mlp(
+                                       {row}, testing::slice(m.at("input_linear.weight"), e),
+                                       testing::slice(m.at("output_linear.weight"), e))[0];
+                                 });
           }};
 }
 
 Case nemotron_experts(const std::string& name, std::size_t groups, Bias latent) {
   TensorMaker maker(24);
   const std::int64_t width = latent == Bias::yes ? 5 : 12;
-  maker.matrix("m.router.weight", 6, 12);
-  maker.tensor("m.router.bias", {6}, 0, 0.5);
+  maker.matrix("m.gate.weight", 6, 12);
+  maker.tensor("m.gate.e_score_correction_bias", {6}, 0, 0.5);
   for (int e = 0; e < 6; ++e) {
     const std::string expert = "m.experts." + std::to_string(e) + ".";
     maker.linear(expert + "up_proj", 7, width);
     maker.linear(expert + "down_proj", width, 7);
   }
-  Sizes sizes = {{"in", 12}, {"out", 12}};
+  Sizes sizes = {{"in", 12}, {"out", 12}, {"n_group", static_cast<Index>(groups)}};
   if (latent == Bias::yes) {
-    sizes["latent"] = 5;
+    maker.linear("m.shared_experts.up_proj", 9, 12, Bias::yes);
+    maker.linear("m.shared_experts.down_proj", 12, 9, Bias::yes);
     maker.linear("m.fc1_latent_proj", 5, 12, Bias::yes);
     maker.linear("m.fc2_latent_proj", 12, 5, Bias::yes);
   }
-  return {.name = name,
-          .type = "experts",
-          .sizes = sizes,
-          .numbers = {{"top_k", 2},
-                      {"sigmoid", 1},
-                      {"relu2", 1},
-                      {"norm_topk_prob", 1},
-                      {"routed_scaling_factor", 2.5},
-                      {"n_group", static_cast<double>(groups)},
-                      {"topk_group", 1}},
-          .tensors = maker.take(),
-          .naive = [groups, latent](const Rows& x, const Scope& m) {
-            const auto expert = [&](std::size_t e, const Row& row) {
-              const Scope own = m.in("experts").in(std::to_string(e));
-              const Row in = latent == Bias::yes ? linear(row, m, "fc1_latent_proj") : row;
-              return linear(map(testing::relu_squared, linear(in, own, "up_proj")), own,
-                            "down_proj");
-            };
-            const Rows mixed = naive_experts(x, m, 2, Routing::sigmoid, groups, expert);
-            return latent == Bias::yes ? linear(mixed, m, "fc2_latent_proj") : mixed;
-          }};
+  return {
+      .name = name,
+      .type = latent == Bias::yes ? "nemotron_latent_experts" : "nemotron_experts",
+      .sizes = sizes,
+      .numbers = {{"top_k", 2},
+                  {"norm_topk_prob", 1},
+                  {"routed_scaling_factor", 2.5},
+                  {"topk_group", 1}},
+      .tensors = maker.take(),
+      .naive = [groups, latent](const Rows& x, const Scope& m) {
+        const auto expert = [&](std::size_t e, const Row& row) {
+          const Scope own = m.in("experts").in(std::to_string(e));
+          const Row in = latent == Bias::yes ? linear(row, m, "fc1_latent_proj") : row;
+          return linear(map(testing::relu_squared, linear(in, own, "up_proj")), own, "down_proj");
+        };
+        const Rows mixed = naive_experts(x, m, "gate.weight", 2, Routing::sigmoid, groups, expert);
+        if (latent == Bias::no) return mixed;
+        const Scope shared = m.in("shared_experts");
+        const Rows always =
+            linear(map(testing::relu_squared, linear(x, shared, "up_proj")), shared, "down_proj");
+        return sum(linear(mixed, m, "fc2_latent_proj"), always);
+      }};
 }
 
 std::vector<Case> cases() {
@@ -607,22 +613,22 @@ std::vector<Case> cases() {
       attention("AttentionScaled", {.heads = 3, .kv_heads = 3, .headdim = 4, .scale = 0.3},
                 Bias::no, {{"scale", 0.3}}),
       attention("AttentionRotated", {.heads = 4, .kv_heads = 2, .headdim = 6, .rotary_dim = 6},
-                Bias::no, {{"rope_theta", 10000}}),
+                Bias::no, {}),
       attention("AttentionPartlyRotated",
                 {.heads = 4, .kv_heads = 1, .headdim = 6, .rotary_dim = 4}, Bias::no,
-                {{"rope_theta", 10000}, {"rotary_dim", 4}}),
+                {{"rotary_fraction", 2.0 / 3}}),
       packed_attention("PackedAttention", 0, 0, 0),
       packed_attention("PackedAttentionWithMlpConvAndRotation", 8, 3, 4),
       mlp(
           "Mlp", "mlp", {}, [&](TensorMaker& maker) { linear_mlp(maker, Bias::yes); }, gated),
       mlp(
-          "MlpFused", "mlp", {},
+          "GraniteMlp", "granite_mlp", {},
           [](TensorMaker& maker) {
-            maker.linear("m.gate_up_proj", 28, 12);
-            maker.linear("m.down_proj", 10, 14);
+            maker.linear("m.input_linear", 28, 12);
+            maker.linear("m.output_linear", 10, 14);
           },
           [](const Rows& x, const Scope& m) {
-            return testing::fused_mlp(x, m.at("gate_up_proj.weight"), m.at("down_proj.weight"));
+            return testing::fused_mlp(x, m.at("input_linear.weight"), m.at("output_linear.weight"));
           }),
       mlp(
           "MambaGatedMlp", "gated_mlp", {},
@@ -635,7 +641,7 @@ std::vector<Case> cases() {
             return linear(product(part(both, 0, 14), map(silu, part(both, 14, 14))), m, "fc2");
           }),
       mlp(
-          "MlpSquaredRelu", "mlp", {{"relu2", 1}},
+          "UngatedMlp", "ungated_mlp", {},
           [](TensorMaker& maker) {
             maker.linear("m.up_proj", 14, 12);
             maker.linear("m.down_proj", 10, 14);
@@ -737,11 +743,11 @@ TEST(BlockForward, MultipliersOfInputKeysGateAndOutputScaleTheirWeights) {
   scale_rows(scaled.tensors.at("m.o_proj.weight"), 0, 10, 2);
   EXPECT_EQ(Written(one).reference(shape, x), Written(scaled).reference(shape, x));
 
-  Case mlp = find_case(all, "MlpFused");
+  Case mlp = find_case(all, "GraniteMlp");
   Case scaled_mlp = mlp;
   mlp.numbers = {{"gate_multiplier", 0.5}, {"down_multiplier", 4}};
-  scale_rows(scaled_mlp.tensors.at("m.gate_up_proj.weight"), 0, 14, 0.5);
-  scale_rows(scaled_mlp.tensors.at("m.down_proj.weight"), 0, 10, 4);
+  scale_rows(scaled_mlp.tensors.at("m.input_linear.weight"), 0, 14, 0.5);
+  scale_rows(scaled_mlp.tensors.at("m.output_linear.weight"), 0, 10, 4);
   EXPECT_EQ(Written(mlp).reference(shape, x), Written(scaled_mlp).reference(shape, x));
 }
 

@@ -22,6 +22,15 @@ using testing::TinyOptions;
 
 using Tokens = std::vector<TokenId>;
 
+Block block_of(const std::string& type, const std::string& prefix,
+               const std::map<std::string, Index, std::less<>>& sizes) {
+  Block block;
+  block.type = type;
+  block.prefix = prefix;
+  block.sizes = sizes;
+  return block;
+}
+
 /// A small Mamba-1 on disk, with the layout that wires its mixers as blocks.
 struct WiredMamba1 {
   ScratchFolder folder;
@@ -30,22 +39,22 @@ struct WiredMamba1 {
 
   explicit WiredMamba1(const TinyOptions& options) : checkpoint(open(options, folder)) {
     const ModelSpec spec = ModelSpec::of(checkpoint);
-    layout = {.name = "mamba1", .spec = spec, .wiring = Wiring()};
+    layout.name = "mamba1";
+    layout.spec = spec;
+    layout.wiring = Wiring();
     layout.wiring->embedding = spec.embedding();
     layout.wiring->final_norm_weight = spec.tensor("norm_f.weight");
     if (options.layer_norm) layout.wiring->final_norm_bias = spec.tensor("norm_f.bias");
     layout.wiring->head = spec.tied_head ? spec.embedding() : spec.head();
     layout.wiring->numbers = {{"norm_eps", spec.norm_epsilon}};
     for (Index i = 0; i < spec.n_layer; ++i) {
-      Block block = {.type = "mamba1",
-                     .prefix = spec.tensor(i, "mixer."),
-                     .layer = i,
-                     .sizes = {{"in", spec.d_model},
-                               {"out", spec.d_model},
-                               {"d_inner", spec.d_inner},
-                               {"d_state", spec.d_state},
-                               {"dt_rank", spec.dt_rank},
-                               {"d_conv", spec.d_conv}}};
+      Block block = block_of("mamba1", spec.tensor(i, "mixer."),
+                             {{"in", spec.d_model},
+                              {"out", spec.d_model},
+                              {"d_inner", spec.d_inner},
+                              {"d_state", spec.d_state},
+                              {"dt_rank", spec.dt_rank},
+                              {"d_conv", spec.d_conv}});
       for (const StoredTensor& tensor : checkpoint.tensors()) {
         if (!tensor.name.starts_with(block.prefix)) continue;
         block.tensors[tensor.name.substr(block.prefix.size())] = tensor.name;
@@ -128,35 +137,34 @@ TEST(WiredModel, AddsTheBlocksOfAStepAndScalesWhereTheWiringSays) {
   Layout layout;
   layout.name = "by hand";
   layout.blocks = {
-      {.type = "mamba2",
-       .prefix = "mixer.",
-       .sizes = {{"in", 12},
-                 {"out", 12},
-                 {"ngroups", 2},
-                 {"heads_per_group", 3},
-                 {"headdim", 4},
-                 {"d_state", 5},
-                 {"d_conv", 3}}},
-      {.type = "mlp", .prefix = "mlp.", .sizes = {{"in", 12}, {"out", 12}}},
-      {.type = "attention",
-       .prefix = "attention.",
-       .sizes = {{"in", 12}, {"out", 12}, {"n_heads", 3}, {"n_kv_heads", 3}, {"head_dim", 4}}}};
+      block_of("mamba2", "mixer.",
+               {{"in", 12},
+                {"out", 12},
+                {"ngroups", 2},
+                {"heads_per_group", 3},
+                {"headdim", 4},
+                {"d_state", 5},
+                {"d_conv", 3}}),
+      block_of("mlp", "mlp.", {{"in", 12}, {"out", 12}}),
+      block_of("attention", "attention.",
+               {{"in", 12}, {"out", 12}, {"n_heads", 3}, {"n_kv_heads", 3}, {"head_dim", 4}})};
   for (Block& block : layout.blocks) {
     for (const auto& [name, tensor] : tensors) {
       if (name.starts_with(block.prefix)) block.tensors[name.substr(block.prefix.size())] = name;
     }
   }
-  layout.wiring = Wiring{.embedding = "embed",
-                         .final_norm_weight = "final.weight",
-                         .final_norm_bias = "",
-                         .head = "head.weight",
-                         .layers = {{{.norm_weight = "norm1.weight", .blocks = {0, 1}},
-                                     {.norm_weight = "norm2.weight", .blocks = {2}}}},
-                         .numbers = {{"norm_eps", 1e-4},
-                                     {"embedding_multiplier", 3},
-                                     {"residual_multiplier", 0.5},
-                                     {"logits_scaling", 4},
-                                     {"lm_head_multiplier", 3}}};
+  layout.wiring =
+      Wiring{.embedding = "embed",
+             .final_norm_weight = "final.weight",
+             .final_norm_bias = "",
+             .head = "head.weight",
+             .layers = {{{.norm_weight = "norm1.weight", .norm_bias = "", .blocks = {0, 1}},
+                         {.norm_weight = "norm2.weight", .norm_bias = "", .blocks = {2}}}},
+             .numbers = {{"norm_eps", 1e-4},
+                         {"embedding_multiplier", 3},
+                         {"residual_multiplier", 0.5},
+                         {"logits_scaling", 4},
+                         {"lm_head_multiplier", 3}}};
   const Tokens tokens = {4, 8, 1, 0, 2, 4};
   const auto found = reference_model(checkpoint, layout)->logits(tokens, {1, 6});
   const auto in_float = fast_model(checkpoint, layout)->logits(tokens, {1, 6});
