@@ -254,9 +254,8 @@ class Builder {
   static bool is_flag(const std::string& name, const ScopeTable& table) {
     return std::any_of(table.tensors.begin(), table.tensors.end(),
                        [&](const TensorRow& row) { return row.flag == name; }) ||
-           std::any_of(table.eaches.begin(), table.eaches.end(), [&](const EachRow& row) {
-             return is_flag(name, row.scope.front());
-           });
+           std::any_of(table.eaches.begin(), table.eaches.end(),
+                       [&](const EachRow& row) { return is_flag(name, row.scope.front()); });
   }
 
   std::optional<Stated> setting(const std::string& name) {
@@ -325,12 +324,23 @@ class Builder {
     return named(factor->name, *scope, where);
   }
 
+  /// A product in which every name is a size, also where a space has the same.
+  static Polynomial of_sizes(const AxisProduct& product) {
+    Polynomial result = {{{}, 1}};
+    for (const AxisFactor& factor : product.factors) {
+      const bool is_number = factor.kind == AxisFactor::Kind::number;
+      result =
+          result * (is_number ? Polynomial{{{}, factor.number}} : Polynomial{{{factor.name}, 1}});
+    }
+    return result;
+  }
+
   /// The size of a space or of a name, as an unknown of the scope that asks, or as a number if
   /// it is of a scope further out, where everything is known.
   Polynomial named(const std::string& name, Scope& scope, const Scope& asks) const {
     const Space space = space_named(scope, name);
     if (space.row != nullptr) {
-      if (space.home->sizes == asks.sizes) return polynomial(space.row->size, *space.home);
+      if (space.home->sizes == asks.sizes) return of_sizes(space.row->size);
       return {{{}, size_of(space)}};
     }
     if (scope.sizes != asks.sizes) {
@@ -353,23 +363,31 @@ class Builder {
 
   Index number(const Polynomial& value, const SizeSystem& sizes) const {
     const auto found = sizes.value(value);
-    if (!found || *found < 0 || *found > std::numeric_limits<Index>::max()) {
+    if (!found) {
       throw Error(ErrorCode::input,
-                  fmt::format("{}: its sizes make an axis of {} entries, expected at most {}",
-                              checkpoint_.folder().string(), found.value_or(-1),
-                              std::numeric_limits<Index>::max()));
+                  fmt::format("{}: {} cannot be read from the shapes of the tensors",
+                              checkpoint_.folder().string(), fmt::join(sizes.unknowns(), ", ")),
+                  "--set NAME=N, or --config FILE with the model's config.json");
+    }
+    if (*found < 0 || *found > std::numeric_limits<Index>::max()) {
+      throw Error(
+          ErrorCode::input,
+          fmt::format("{}: its sizes make an axis of {} entries, expected at most {}",
+                      checkpoint_.folder().string(), *found, std::numeric_limits<Index>::max()));
     }
     return static_cast<Index>(*found);
   }
 
   Index size_of(const Space& space) const {
-    return number(polynomial(space.row->size, *space.home), *space.home->sizes);
+    return number(of_sizes(space.row->size), *space.home->sizes);
   }
 
   /// What the shapes of a scope's tensors say of its sizes.
   void add_equations(Scope& scope, SizeSystem& sizes) {
     for (const SizeRow& row : scope.table->sizes) {
-      sizes.equate({{{row.name}, 1}}, polynomial(row.product, scope));
+      Polynomial right;
+      for (const AxisProduct& term : row.sum.terms) right = right + of_sizes(term);
+      sizes.equate({{{row.name}, 1}}, right);
     }
     for (const TensorRow& row : scope.table->tensors) {
       const std::string name = name_of(row, scope);
@@ -389,6 +407,7 @@ class Builder {
       }
       if (of_rank != 1) continue;
       for (std::size_t dim = 0; dim < only->size(); ++dim) {
+        if ((*only)[dim].is_any()) continue;
         sizes.equate(polynomial((*only)[dim], scope), tensor->shape[dim]);
       }
     }
@@ -690,7 +709,19 @@ class Builder {
     return flag->second ? Expected::either : Expected::yes;
   }
 
+  /// Whatever begins so is known, and stays: "tcn_encoder.*".
+  void carry(const std::string& beginning) {
+    for (const StoredTensor& tensor : checkpoint_.tensors()) {
+      if (tensor.name.starts_with(beginning)) known_.insert(tensor.name);
+    }
+  }
+
   void bind_row(const TensorRow& row, Scope& scope) {
+    if (row.carried && row.names.front().ends_with('*')) {
+      const std::string name = absolute(scope, row.names.front());
+      carry(name.substr(0, name.size() - 1));
+      return;
+    }
     const std::string name = name_of(row, scope);
     const Expected wanted = expected(row, scope);
     if (checkpoint_.find(indexed(name, 0)) == nullptr) {
@@ -747,8 +778,11 @@ class Builder {
     Shape first;
     for (const auto& alternative : row.shapes) {
       Shape shape;
-      for (const AxisSum& axis : alternative) {
-        shape.push_back(number(polynomial(axis, scope), *scope.sizes));
+      if (alternative.size() != tensor.shape.size() && row.shapes.size() > 1) continue;
+      for (std::size_t dim = 0; dim < alternative.size(); ++dim) {
+        const bool is_any = alternative[dim].is_any() && dim < tensor.shape.size();
+        shape.push_back(is_any ? static_cast<Index>(tensor.shape[dim])
+                               : number(polynomial(alternative[dim], scope), *scope.sizes));
       }
       if (tensor.shape == shape) return alternative;
       if (first.empty()) first = std::move(shape);
@@ -847,6 +881,7 @@ class Builder {
       find_occurrences(row.index.front(), scope, AxisSegment::kWholeTensors, 0, 1, {}, found);
     }
     for (std::size_t dim = 0; dim < shape.size(); ++dim) {
+      if (shape[dim].is_any()) continue;
       find_occurrences(shape[dim], scope, static_cast<int>(dim), 0, 1, {}, found);
     }
     bool moves = false;
@@ -1287,9 +1322,8 @@ Layout whole(const LayoutTable& table, const Checkpoint& checkpoint, const Model
 }  // namespace
 
 const AxisGroup* Layout::find(std::string_view group_name) const noexcept {
-  const auto at =
-      std::find_if(groups.begin(), groups.end(),
-                   [&](const AxisGroup& group) { return group.name == group_name; });
+  const auto at = std::find_if(groups.begin(), groups.end(),
+                               [&](const AxisGroup& group) { return group.name == group_name; });
   return at == groups.end() ? nullptr : &*at;
 }
 

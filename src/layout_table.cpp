@@ -216,8 +216,8 @@ class Parser {
         table.spaces.back().fixed = words[0] == "index";
       } else if (words[0] == "size") {
         const auto sides = split(node.text.substr(4), '=');
-        if (sides.size() != 2) fail("expected: size NAME = PRODUCT");
-        table.sizes.push_back({sides[0], product(sides[1])});
+        if (sides.size() != 2) fail("expected: size NAME = SUM");
+        table.sizes.push_back({sides[0], sum(sides[1])});
       } else if (words[0] == "tensor" || words[0] == "carried") {
         table.tensors.push_back(tensor(node.text, words[0] == "carried"));
       } else if (words[0] == "each") {

@@ -28,9 +28,13 @@ struct AxisProduct {
   std::vector<AxisFactor> factors;
 };
 
-/// Stretches of an axis, one after the other.
+/// Stretches of an axis, one after the other. "any" alone is an axis of any length.
 struct AxisSum {
   std::vector<AxisProduct> terms;
+
+  bool is_any() const {
+    return terms.size() == 1 && terms[0].factors.size() == 1 && terms[0].factors[0].name == "any";
+  }
 };
 
 /// A space of free order, one for each value of the indexes in `per`; or, if it is fixed, an
@@ -55,10 +59,10 @@ struct TensorRow {
   std::vector<std::string> texts;            ///< of the alternatives, for messages
 };
 
-/// left = product: a relation between sizes.
+/// name = sum: a relation between sizes.
 struct SizeRow {
   std::string name;
-  AxisProduct product;
+  AxisSum sum;
 };
 
 /// A value for a size, a flag or a number of a part: a literal, a size, or keys of config.json.

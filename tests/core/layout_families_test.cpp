@@ -2,6 +2,7 @@
 // each group may be re-ordered, no binding may be forgotten, what looks like a symmetry and is
 // none changes the output.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -62,7 +63,8 @@ NaiveTensors moved(const NaiveTensors& tensors, const TensorMoves& moves) {
       for (const AxisMove& axis : move.axes) {
         std::int64_t flat = 0;
         for (int a = axis.dim; a < axis.dim + axis.span; ++a) {
-          flat = flat * from.shape[static_cast<std::size_t>(a)] + index[static_cast<std::size_t>(a)];
+          flat =
+              flat * from.shape[static_cast<std::size_t>(a)] + index[static_cast<std::size_t>(a)];
         }
         flat = axis.order[static_cast<Index>(flat)];
         for (int a = axis.dim + axis.span; a-- > axis.dim;) {
@@ -126,6 +128,8 @@ class LayoutOfFamily : public ::testing::TestWithParam<int> {
 
 TEST_P(LayoutOfFamily, ReordersEachGroupExactly) {
   ASSERT_FALSE(layout_.groups.empty()) << family_.name;
+  fmt::print(stderr, "LAYOUT {} : {} {}\n", family_.name, layout_.name,
+             fmt::join(layout_.kinds(), ","));
   for (const AxisGroup& group : layout_.groups) {
     EXPECT_LT(change(layout_, {{group.name, derangement(group.size, 7)}}), 1e-12)
         << family_.name << ": " << group.name;
@@ -184,15 +188,16 @@ TEST_P(LayoutOfFamily, IsNotWhatSomeoneMightTakeForIt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Families, LayoutOfFamily, ::testing::Range(0, static_cast<int>(all_families().size())),
-    [](const ::testing::TestParamInfo<int>& info) {
-      std::string name = all_families()[static_cast<std::size_t>(info.param)].name;
-      for (char& c : name) {
-        if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
-      }
-      return fmt::format("{}_{}", info.param, name);
-    });
+INSTANTIATE_TEST_SUITE_P(Families, LayoutOfFamily,
+                         ::testing::Range(0, static_cast<int>(all_families().size())),
+                         [](const ::testing::TestParamInfo<int>& which) {
+                           std::string name =
+                               all_families()[static_cast<std::size_t>(which.param)].name;
+                           for (char& c : name) {
+                             if (std::isalnum(static_cast<unsigned char>(c)) == 0) c = '_';
+                           }
+                           return fmt::format("{}_{}", which.param, name);
+                         });
 
 }  // namespace
 }  // namespace icd

@@ -418,7 +418,7 @@ constexpr std::int64_t kPrimeChunks = std::size(kPrimeKernels);
 constexpr Mamba1Sizes kPrimeMixer = {
     .d_model = kPrimeHidden, .d_inner = 2 * kPrimeHidden, .d_state = 3, .dt_rank = 2};
 
-Codec prime_codec() { return {.root = "", .width = kPrimeWidth, .depth = 3, .separable = true}; }
+Codec prime_codec() { return {.root = "", .width = kPrimeWidth, .depth = 4, .separable = true}; }
 
 void make_beta(TensorMaker& maker, const std::string& name) {
   maker.tensor(name, {1, kPrimeWidth, 1}, 0.6, 0.2);
