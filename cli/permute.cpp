@@ -89,8 +89,8 @@ int run(const Options& options, Context& context) {
   if (!options.no_verify) {
     const Checkpoint written = Checkpoint::open(folder->staging());
     const VerifyReport report =
-        verify(model.checkpoint, written, &plan,
-               verify_options(options.tokens, model, options.in_double), terminal);
+        verify(model.checkpoint, model.layout, written, layout_of(written, options.model.request()),
+               &plan, verify_options(options.tokens, model, options.in_double), terminal);
     verification = to_json(report);
     if (!options.json) print_report(report, terminal);
     if (!report.equivalent()) {

@@ -93,7 +93,8 @@ void ModelOptions::add_layout_to(CLI::App& command) {
       ->type_name("L")
       ->capture_default_str();
   command
-      .add_option("--set", settings, "a size that neither shapes nor config tell: ngroups=2; several with commas")
+      .add_option("--set", settings,
+                  "a size that neither shapes nor config tell: ngroups=2; several with commas")
       ->delimiter(',')
       ->type_name("NAME=N");
 }
@@ -308,9 +309,10 @@ VerifyOptions verify_options(const TokenOptions& options, const LoadedModel& mod
   // Enough to meet every channel in many states; the plain reference is a hundred times slower.
   constexpr Index kLength = 64;
   constexpr Index kSequences = 4;
-  const TokenSource source = token_source(options, model);
   VerifyOptions verify;
   verify.in_double = in_double;
+  if (!has_model(model.layout)) return verify;  // blocks are run on random inputs
+  const TokenSource source = token_source(options, model);
   const auto ids = static_cast<std::int64_t>(source.ids.size());
   verify.shape.length = static_cast<Index>(std::min<std::int64_t>(kLength, ids));
   verify.shape.sequences = static_cast<Index>(
@@ -320,7 +322,7 @@ VerifyOptions verify_options(const TokenOptions& options, const LoadedModel& mod
 }
 
 Json to_json(const VerifyReport& report) {
-  Json json = {{"equivalent", report.equivalent()}};
+  Json json = {{"equivalent", report.equivalent()}, {"proof", report.proof}};
   if (report.bytes_equal) json["undoing_gives_back_every_byte"] = *report.bytes_equal;
   if (!report.first_byte_fault.empty()) json["first_byte_fault"] = report.first_byte_fault;
   if (!report.first_apart.empty()) json["first_apart"] = report.first_apart;
@@ -337,6 +339,18 @@ Json to_json(const VerifyReport& report) {
                               {"top1_agreement", logits.top1_agreement},
                               {"non_finite", logits.non_finite}});
   }
+  if (!report.blocks.empty()) json["blocks"] = Json::array();
+  for (const BlockDifference& block : report.blocks) {
+    json["blocks"].push_back({{"block", block.block},
+                              {"type", block.type},
+                              {"arithmetic", block.arithmetic},
+                              {"rows", block.rows},
+                              {"largest", block.largest},
+                              {"max_abs", block.max_abs},
+                              {"relative", block.relative()},
+                              {"tolerance", block.tolerance}});
+  }
+  if (!report.not_run.empty()) json["not_run"] = report.not_run;
   return json;
 }
 
@@ -391,6 +405,30 @@ void print_scores(const Plan& plan, Terminal& terminal) {
   }
 }
 
+namespace {
+
+/// The worst block of each arithmetic, and how many were run.
+void print_blocks(const VerifyReport& report, Terminal& terminal) {
+  for (const std::string_view arithmetic : {"f32", "f64"}) {
+    const BlockDifference* worst = nullptr;
+    for (const BlockDifference& block : report.blocks) {
+      if (block.arithmetic != arithmetic) continue;
+      if (worst == nullptr || block.relative() > worst->relative()) worst = &block;
+    }
+    if (worst == nullptr) continue;
+    terminal.print(
+        "{}, in {}: max|difference| / max|output| = {:.2g} at most (tolerance {:.0e}), in '{}'",
+        report.proof, arithmetic, worst->relative(), worst->tolerance, worst->block);
+  }
+  if (!report.not_run.empty()) {
+    terminal.print("{} of a kind that icd cannot run: {}",
+                   report.bytes_equal ? "compared by bytes alone, being" : "not compared, being",
+                   fmt::join(report.not_run, ", "));
+  }
+}
+
+}  // namespace
+
 void print_report(const VerifyReport& report, Terminal& terminal) {
   if (report.bytes_equal) {
     terminal.print("undoing the plan {}",
@@ -409,6 +447,7 @@ void print_report(const VerifyReport& report, Terminal& terminal) {
       terminal.print("  {} logits are NaN or infinite in both models alike", logits.non_finite);
     }
   }
+  print_blocks(report, terminal);
   if (!report.first_apart.empty())
     terminal.print("the outputs first part at {}", report.first_apart);
   terminal.print("{}", report.equivalent() ? "equivalent" : "NOT equivalent");

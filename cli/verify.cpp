@@ -27,8 +27,9 @@ int run(const Options& options, Context& context) {
   std::optional<Plan> plan;
   if (!options.plan.empty()) plan = Plan::read(options.plan);
   const VerifyReport report =
-      verify(original.checkpoint, permuted.checkpoint, plan ? &*plan : nullptr,
-             verify_options(options.tokens, original, options.in_double), context.terminal);
+      verify(original.checkpoint, original.layout, permuted.checkpoint, permuted.layout,
+             plan ? &*plan : nullptr, verify_options(options.tokens, original, options.in_double),
+             context.terminal);
   if (options.json) {
     nlohmann::ordered_json json = {{"schema", "icd.verify/1"}};
     json.update(to_json(report));

@@ -21,28 +21,39 @@ struct Type {
   std::string_view name;
   BodyMaker<float> make_float;
   BodyMaker<double> make_double;
+  std::string_view in_role;  ///< a tensor whose axis 1 is the block's input
+  std::string_view out_role;
+  int out_dim = 0;  ///< the axis of that one which is the block's output
 };
 
 constexpr std::array kTypes = {
-    Type{"mamba1", &mamba1_body, &mamba1_body},
-    Type{"mamba1_bidirectional", &mamba1_bidirectional_body, &mamba1_bidirectional_body},
-    Type{"mamba1_two_a", &mamba1_bidirectional_body, &mamba1_bidirectional_body},
-    Type{"mamba1_heads", &mamba1_heads_body, &mamba1_heads_body},
-    Type{"mamba2", &mamba2_body, &mamba2_body},
-    Type{"mamba3", &mamba3_body, &mamba3_body},
-    Type{"mamba3_mimo", &mamba3_body, &mamba3_body},
-    Type{"attention", &attention_body, &attention_body},
-    Type{"rotary_attention", &attention_body, &attention_body},
-    Type{"attention_packed", &attention_packed_body, &attention_packed_body},
-    Type{"rotary_attention_packed", &attention_packed_body, &attention_packed_body},
-    Type{"mlp", &mlp_body, &mlp_body},
-    Type{"gated_mlp", &mlp_body, &mlp_body},
-    Type{"granite_mlp", &mlp_body, &mlp_body},
-    Type{"ungated_mlp", &mlp_body, &mlp_body},
-    Type{"experts", &experts_body, &experts_body},
-    Type{"granite_experts", &experts_body, &experts_body},
-    Type{"nemotron_experts", &experts_body, &experts_body},
-    Type{"nemotron_latent_experts", &experts_body, &experts_body},
+    Type{"mamba1", &mamba1_body, &mamba1_body, "in_proj.weight", "out_proj.weight"},
+    Type{"mamba1_bidirectional", &mamba1_bidirectional_body, &mamba1_bidirectional_body,
+         "in_proj.weight", "out_proj.weight"},
+    Type{"mamba1_two_a", &mamba1_bidirectional_body, &mamba1_bidirectional_body, "in_proj.weight",
+         "out_proj.weight"},
+    Type{"mamba1_heads", &mamba1_heads_body, &mamba1_heads_body, "in_proj.weight",
+         "out_proj.weight"},
+    Type{"mamba2", &mamba2_body, &mamba2_body, "in_proj.weight", "out_proj.weight"},
+    Type{"mamba3", &mamba3_body, &mamba3_body, "in_proj.weight", "out_proj.weight"},
+    Type{"mamba3_mimo", &mamba3_body, &mamba3_body, "in_proj.weight", "out_proj.weight"},
+    Type{"attention", &attention_body, &attention_body, "q_proj.weight", "o_proj.weight"},
+    Type{"rotary_attention", &attention_body, &attention_body, "q_proj.weight", "o_proj.weight"},
+    Type{"attention_packed", &attention_packed_body, &attention_packed_body, "in_proj.weight",
+         "out_proj.weight"},
+    Type{"rotary_attention_packed", &attention_packed_body, &attention_packed_body,
+         "in_proj.weight", "out_proj.weight"},
+    Type{"mlp", &mlp_body, &mlp_body, "up_proj.weight", "down_proj.weight"},
+    Type{"gated_mlp", &mlp_body, &mlp_body, "fc1.weight", "fc2.weight"},
+    Type{"granite_mlp", &mlp_body, &mlp_body, "input_linear.weight", "output_linear.weight"},
+    Type{"ungated_mlp", &mlp_body, &mlp_body, "up_proj.weight", "down_proj.weight"},
+    Type{"experts", &experts_body, &experts_body, "router.weight", "experts.0.down_proj.weight"},
+    Type{"granite_experts", &experts_body, &experts_body, "router.layer.weight",
+         "output_linear.weight", 1},
+    Type{"nemotron_experts", &experts_body, &experts_body, "gate.weight",
+         "experts.0.down_proj.weight"},
+    Type{"nemotron_latent_experts", &experts_body, &experts_body, "gate.weight",
+         "fc2_latent_proj.weight"},
 };
 
 const Type* find_type(std::string_view name) noexcept {
@@ -131,6 +142,19 @@ class RunnableBlock : public BlockForward<Real> {
 }  // namespace
 
 bool has_forward(std::string_view type) noexcept { return find_type(type) != nullptr; }
+
+BlockPorts block_ports(const Block& block) {
+  const Type& type = type_of(block);
+  const auto tensor = [&](std::string_view role) {
+    const auto found = block.tensors.find(role);
+    if (found == block.tensors.end()) {
+      throw Error(ErrorCode::input, fmt::format("block '{}': a {} without the tensor '{}'",
+                                                block.prefix, block.type, role));
+    }
+    return found->second;
+  };
+  return {.in = {tensor(type.in_role), 1}, .out = {tensor(type.out_role), type.out_dim}};
+}
 
 std::unique_ptr<BlockForward<double>> reference_block(const Checkpoint& checkpoint,
                                                       const Block& block) {

@@ -7,8 +7,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "icd/block_forward.h"
 #include "icd/error.h"
 #include "icd/expand.h"
+#include "icd/random.h"
 #include "permute_tensor.h"
 
 namespace icd {
@@ -108,13 +110,13 @@ std::string frame_fault(const Checkpoint& original, const Checkpoint& permuted) 
   return "";
 }
 
-std::string byte_fault(const Checkpoint& original, const Checkpoint& permuted,
-                       const ModelSpec& spec, const Layout& layout, const Plan& plan,
-                       Progress& progress) {
+std::string byte_fault(const Checkpoint& original, const Checkpoint& permuted, const Layout& layout,
+                       const TensorMoves& moves, Progress& progress) {
+  const ModelSpec& spec = layout.spec;
   std::int64_t total = 0;
   for (const auto& file : original.files()) total += file->bytes;
   progress.start("comparing bytes", total, "B");
-  const TensorMoves undo = inverse(expand(original, layout, plan.groups));
+  const TensorMoves undo = inverse(moves);
   static const TensorMove kNone;
   const bool converted = original.container() != permuted.container();
   for (const StoredTensor& tensor : original.tensors()) {
@@ -277,53 +279,186 @@ LogitDifference compare_models(const LanguageModel<Real>& original,
   return total;
 }
 
-}  // namespace
-
-bool VerifyReport::equivalent() const noexcept {
-  return bytes_equal.value_or(true) &&
-         std::all_of(logits.begin(), logits.end(),
-                     [](const LogitDifference& difference) { return difference.within(); });
+/// The order of an axis after the moves; nullptr: as it was.
+const Permutation* order_of(const TensorMoves& moves, const TensorAxis& axis) {
+  const auto tensor = moves.find(axis.tensor);
+  if (tensor == moves.end()) return nullptr;
+  for (const AxisMove& move : tensor->second.axes) {
+    if (move.dim == axis.dim && move.span == 1) return &move.order;
+  }
+  return nullptr;
 }
 
-VerifyReport verify(const Checkpoint& original, const Checkpoint& permuted, const Plan* plan,
-                    const VerifyOptions& options, Progress& progress) {
-  VerifyReport report;
-  const ModelSpec spec = ModelSpec::of(original);
-  const ModelSpec other = ModelSpec::of(permuted);
-  if (spec.dimensions() != other.dimensions() || spec.n_layer != other.n_layer) {
+/// Rows of channels in another order.
+template <typename Real>
+std::vector<Real> reordered(const std::vector<Real>& rows, const Permutation* order) {
+  if (order == nullptr) return rows;
+  std::vector<Real> out(rows.size());
+  const auto width = static_cast<std::size_t>(order->size());
+  for (std::size_t row = 0; row < rows.size(); row += width) {
+    for (std::size_t c = 0; c < width; ++c) {
+      out[row + c] = rows[row + static_cast<std::size_t>((*order)[static_cast<Index>(c)])];
+    }
+  }
+  return out;
+}
+
+/// Compares channel by channel; what is NaN or infinite in both alike is equal.
+template <typename Real>
+void compare_outputs(const std::vector<Real>& before, const std::vector<Real>& after,
+                     BlockDifference& total) {
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    if (!std::isfinite(before[i]) && !std::isfinite(after[i])) continue;
+    const auto a = static_cast<double>(before[i]);
+    const double gap = std::abs(a - static_cast<double>(after[i]));
+    if (std::isfinite(a)) total.largest = std::max(total.largest, std::abs(a));
+    total.max_abs = std::isfinite(gap) ? std::max(total.max_abs, gap) : HUGE_VAL;
+  }
+}
+
+BlockDifference blank_difference(const std::string& arithmetic, double tolerance) {
+  BlockDifference difference;
+  difference.arithmetic = arithmetic;
+  difference.tolerance = tolerance;
+  return difference;
+}
+
+/// Runs the blocks of two layouts side by side, each on random inputs of its own.
+template <typename Real, typename MakeBlock>
+void compare_blocks(const Checkpoint& original, const Layout& layout, const Checkpoint& permuted,
+                    const Layout& permuted_layout, const TensorMoves& moves,
+                    const VerifyOptions& options, const BlockDifference& blank,
+                    MakeBlock make_block, VerifyReport& report, Progress& progress) {
+  progress.start(fmt::format("running blocks in {}", blank.arithmetic), std::ssize(layout.blocks),
+                 "blocks");
+  for (std::size_t i = 0; i < layout.blocks.size(); ++i) {
+    const Block& block = layout.blocks[i];
+    progress.advance(1, block.prefix);
+    if (!has_forward(block.type)) continue;
+    const BlockPorts ports = block_ports(block);
+    const auto run = [&](const BlockForward<Real>& forward, const std::vector<Real>& x) {
+      std::vector<Real> y(static_cast<std::size_t>(options.block_shape.rows() * forward.outputs()));
+      forward.run(options.block_shape, x, y);
+      return y;
+    };
+    const auto before = make_block(original, block);
+    Random random = Random::derived(options.seed, i);
+    std::vector<Real> x(static_cast<std::size_t>(options.block_shape.rows() * before->inputs()));
+    for (Real& value : x) value = static_cast<Real>(random.normal());
+    const auto expected = reordered(run(*before, x), order_of(moves, ports.out));
+    const auto found = run(*make_block(permuted, permuted_layout.blocks[i]),
+                           reordered(x, order_of(moves, ports.in)));
+    BlockDifference difference = blank;
+    difference.block = block.prefix;
+    difference.type = block.type;
+    difference.rows = options.block_shape.rows();
+    compare_outputs(expected, found, difference);
+    if (!difference.within() && report.first_apart.empty()) {
+      report.first_apart = fmt::format("block '{}'", block.prefix);
+    }
+    report.blocks.push_back(std::move(difference));
+  }
+}
+
+void expect_one_model(const Layout& layout, const Checkpoint& permuted, const Layout& other) {
+  const std::string hint = "only re-orderings of one model can be compared";
+  const std::string folder = permuted.folder().string();
+  const ModelSpec& spec = layout.spec;
+  if (spec.dimensions() != other.spec.dimensions() || spec.n_layer != other.spec.n_layer) {
     throw Error(
         ErrorCode::input,
         fmt::format(
             "{}: has {} layers of d_model {} and d_inner {}, the original has {} of {} and {}",
-            permuted.folder().string(), other.n_layer, other.d_model, other.d_inner, spec.n_layer,
+            folder, other.spec.n_layer, other.spec.d_model, other.spec.d_inner, spec.n_layer,
             spec.d_model, spec.d_inner),
-        "only re-orderings of one model can be compared");
+        hint);
   }
-  const Layout layout = layout_of(original, spec);
-  layout_of(permuted, other);  // its tensors are checked too before they are computed with
+  if (layout.name != other.name || layout.blocks.size() != other.blocks.size()) {
+    throw Error(ErrorCode::input,
+                fmt::format("{}: is a {} of {} blocks, the original is a {} of {}", folder,
+                            other.name, other.blocks.size(), layout.name, layout.blocks.size()),
+                hint);
+  }
+  for (std::size_t i = 0; i < layout.blocks.size(); ++i) {
+    const Block& a = layout.blocks[i];
+    const Block& b = other.blocks[i];
+    if (a.type != b.type || a.prefix != b.prefix || a.sizes != b.sizes) {
+      throw Error(
+          ErrorCode::input,
+          fmt::format("{}: block '{}' is a {}, the original's '{}' is a {}{}", folder, b.prefix,
+                      b.type, a.prefix, a.type, a.type == b.type ? " of other sizes" : ""),
+          hint);
+    }
+  }
+}
+
+}  // namespace
+
+bool VerifyReport::equivalent() const noexcept {
+  const auto within = [](const auto& difference) { return difference.within(); };
+  return bytes_equal.value_or(true) && std::ranges::all_of(logits, within) &&
+         std::ranges::all_of(blocks, within);
+}
+
+VerifyReport verify(const Checkpoint& original, const Layout& layout, const Checkpoint& permuted,
+                    const Layout& permuted_layout, const Plan* plan, const VerifyOptions& options,
+                    Progress& progress) {
+  VerifyReport report;
+  report.proof = "bytes only";
+  expect_one_model(layout, permuted, permuted_layout);
 
   // What is known of the residual stream's order: nothing without a plan, "as it was"
   // (an empty permutation) if the plan does not order it.
   const Permutation kept;
   const Permutation* model_order = plan == nullptr ? nullptr : &kept;
+  TensorMoves moves;
   if (plan != nullptr) {
     check_plan(*plan, original, layout);
-    report.first_byte_fault = byte_fault(original, permuted, spec, layout, *plan, progress);
+    moves = expand(original, layout, plan->groups);
+    report.first_byte_fault = byte_fault(original, permuted, layout, moves, progress);
     report.bytes_equal = report.first_byte_fault.empty();
     if (const auto model = plan->groups.find("model"); model != plan->groups.end()) {
       model_order = &model->second;
     }
   }
-  if (options.tokens.empty()) return report;
 
   const FastModelOptions fast{.gemm = options.gemm, .threads = options.threads};
-  report.logits.push_back(compare_models<float>(
-      *fast_model(original, spec, fast), *fast_model(permuted, other, fast), options, model_order,
-      kToleranceF32, "f32", report.first_apart, progress));
+  if (has_model(layout)) {
+    if (options.tokens.empty()) return report;
+    report.proof = "whole model";
+    report.logits.push_back(compare_models<float>(
+        *fast_model(original, layout, fast), *fast_model(permuted, permuted_layout, fast), options,
+        model_order, kToleranceF32, "f32", report.first_apart, progress));
+    if (options.in_double) {
+      report.logits.push_back(compare_models<double>(
+          *reference_model(original, layout), *reference_model(permuted, permuted_layout), options,
+          model_order, kToleranceF64, "f64", report.first_apart, progress));
+    }
+    return report;
+  }
+
+  for (const Block& block : layout.blocks) {
+    if (!has_forward(block.type)) report.not_run.push_back(block.prefix);
+  }
+  const std::size_t run = layout.blocks.size() - report.not_run.size();
+  if (run == 0) {
+    if (plan != nullptr) return report;
+    throw Error(ErrorCode::unsupported,
+                fmt::format("{}: icd can run no block of layout {}, so only bytes can be compared",
+                            original.folder().string(), layout.name),
+                "with --plan PLAN.json they are");
+  }
+  report.proof = run == 1 ? std::string("1 block on random inputs")
+                          : fmt::format("{} blocks, each on random inputs", run);
+  const auto in_float = [&](const Checkpoint& checkpoint, const Block& block) {
+    return fast_block(checkpoint, block, fast);
+  };
+  compare_blocks<float>(original, layout, permuted, permuted_layout, moves, options,
+                        blank_difference("f32", kToleranceF32), in_float, report, progress);
   if (options.in_double) {
-    report.logits.push_back(compare_models<double>(
-        *reference_model(original, spec), *reference_model(permuted, other), options, model_order,
-        kToleranceF64, "f64", report.first_apart, progress));
+    compare_blocks<double>(original, layout, permuted, permuted_layout, moves, options,
+                           blank_difference("f64", kToleranceF64), &reference_block, report,
+                           progress);
   }
   return report;
 }

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "icd/checkpoint.h"
@@ -33,6 +34,22 @@ class BlockForward {
 
 /// Is there a forward for blocks of this type?
 bool has_forward(std::string_view type) noexcept;
+
+/// An axis of a tensor of the checkpoint.
+struct TensorAxis {
+  std::string tensor;
+  int dim = 0;
+};
+
+/// Axes on which a block's input and its output channels stand.
+struct BlockPorts {
+  TensorAxis in;
+  TensorAxis out;
+};
+
+/// Throws Error{unsupported} for a type without a forward, Error{input} for a block without one
+/// of the two tensors.
+BlockPorts block_ports(const Block& block);
 
 /// Plain loops in double, single thread. Reads all weights at once.
 /// Throws Error{unsupported} for a type without a forward, Error{input} naming a tensor that is

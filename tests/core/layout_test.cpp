@@ -51,7 +51,7 @@ VerifyReport reorder(const Checkpoint& checkpoint, const Layout& layout,
   testing::write_file(folder / "config.json", checkpoint.config_text());
   rewrite(checkpoint, expand(checkpoint, layout, groups), folder, {.digests = false}, silent);
   const Checkpoint written = Checkpoint::open(folder);
-  return verify(checkpoint, written, nullptr,
+  return verify(checkpoint, layout, written, layout_of(written), nullptr,
                 some_tokens(ModelSpec::of(checkpoint).vocab, in_double), silent);
 }
 
