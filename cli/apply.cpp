@@ -42,8 +42,8 @@ void check_digests(const Plan& plan, const std::vector<FileDigest>& files, bool 
 }
 
 int run(const Options& options, Context& context) {
-  const LoadedModel model = load_model(options.model, context);
   const Plan plan = Plan::read(options.plan);
+  const LoadedModel model = load_model(options.model, plan.request(), context);
   check_plan(plan, model.checkpoint, model.layout);
   if (plan.sources.empty() && !options.any_weights) {
     context.terminal.warn("the plan has no checksums: it may have been made for other weights");

@@ -20,6 +20,11 @@ struct Options {
 
 int run(const Options& options, Context& context) {
   const LoadedModel model = load_model(options.model, context);
+  if (!can_calibrate(model.layout)) {
+    throw Error(ErrorCode::unsupported,
+                fmt::format("layout {}: expected a Mamba-1 language model", model.layout.name),
+                "`icd solve --data-free` orders by weights");
+  }
   const TokenSource source = token_source(options.tokens, model);
   if (!source.is_language) {
     throw Error(ErrorCode::input,

@@ -259,6 +259,10 @@ Checkpoint Checkpoint::open(const fs::path& model, const OpenOptions& options) {
   }
 
   checkpoint.config_path_ = options.config.value_or(checkpoint.folder_ / "config.json");
+  if (!options.config && !fs::exists(checkpoint.config_path_, failure) &&
+      fs::exists(checkpoint.folder_ / "params.json", failure)) {  // Mistral's name for it
+    checkpoint.config_path_ = checkpoint.folder_ / "params.json";
+  }
   if (options.config || fs::exists(checkpoint.config_path_, failure)) {
     checkpoint.config_text_ = read_text(checkpoint.config_path_, kMaxTextBytes);
   }

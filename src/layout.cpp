@@ -435,6 +435,8 @@ class Builder {
     for (const auto& [name, claim] : claims) {
       check_claim(name, claim);
       if (!sizes.value(name)) {
+        // Whoever has the file alone has to be told again: it goes into the plan.
+        if (layout_.name == "mixers") layout_.settings[name] = static_cast<Index>(claim.value);
         sizes.set(name, static_cast<std::int64_t>(claim.value));
         sizes.solve();
       }
@@ -1187,7 +1189,9 @@ class Builder {
       if (spec.dt_rank == 0) spec.dt_rank = of("dt_rank");
       if (spec.d_inner == 0) spec.d_inner = of("d_inner");
     }
-    spec.tied_head = false;
+    const auto tied = root_.flags.find("tied");
+    spec.tied_head = tied != root_.flags.end() && tied->second;
+    spec.embedding_name = name_of(table.scope.tensors.front(), root_).substr(base_.size());
     if (table.wiring.empty()) return;
     Wiring wiring;
     const auto here = [&](const std::string& names) {
@@ -1208,9 +1212,7 @@ class Builder {
     if (checkpoint_.find(bias) != nullptr) wiring.final_norm_bias = bias;
     if (checkpoint_.find(wiring.embedding) == nullptr) return;
     wiring.head = here(table.wiring.at("head"));
-    const auto tied = root_.flags.find("tied");
-    spec.tied_head =
-        tied != root_.flags.end() ? tied->second : checkpoint_.find(wiring.head) == nullptr;
+    if (tied == root_.flags.end()) spec.tied_head = checkpoint_.find(wiring.head) == nullptr;
     spec.norm = wiring.final_norm_bias.empty() ? ModelSpec::Norm::rms : ModelSpec::Norm::layer;
     if (spec.tied_head || checkpoint_.find(wiring.head) == nullptr) wiring.head = wiring.embedding;
     for (const GivenRow& row : table.numbers) {

@@ -167,7 +167,8 @@ SimilaritySource similarity_of_weights(const Checkpoint& checkpoint) {
 Plan make_plan(const Checkpoint& checkpoint, const ModelSpec& spec, const Layout& layout,
                const PlanRequest& request, const SimilaritySource& source,
                std::string_view source_in_words, Progress& progress) {
-  Plan plan{.architecture = spec.architecture,
+  Plan plan{.architecture = layout.name,
+            .settings = layout.settings,
             .structure = checkpoint.structure_digest(),
             .sources = {},
             .objective = std::string(request.objective->name()),
@@ -194,6 +195,11 @@ Plan make_plan(const Checkpoint& checkpoint, const ModelSpec& spec, const Layout
   }
   std::erase_if(groups, [](const AxisGroup* group) { return group->kind == "inner"; });
   const AxisGroup* model = layout.find("model");
+  if (model == nullptr) {
+    throw Error(
+        ErrorCode::usage,
+        fmt::format("--expand: layout '{}' has no residual stream to expand from", layout.name));
+  }
   if (!orders_model) groups.push_back(model);
   expand_hidden(Permutation::identity(model->size), inner.front()->size,
                 *request.expansion);  // fits?

@@ -65,6 +65,16 @@ Plan Plan::read(const std::filesystem::path& path) {
   Plan plan;
   const Json& model = object_at(document, "made_for", file);
   plan.architecture = text_at(model, "architecture", file);
+  if (model.contains("settings")) {
+    for (const auto& [name, value] : object_at(model, "settings", file).items()) {
+      const std::int64_t size = integer_at(model["settings"], name, file);
+      if (size < 0 || size > std::numeric_limits<Index>::max()) {
+        throw Error(ErrorCode::input,
+                    fmt::format("{}: setting '{}' is {}, expected 0 or more", file, name, size));
+      }
+      plan.settings.emplace(name, static_cast<Index>(size));
+    }
+  }
   plan.structure = text_at(model, "structure", file);
   for (const Json& entry : array_at(model, "files", file)) {
     plan.sources.push_back({.name = text_at(entry, "name", file),
@@ -99,18 +109,16 @@ std::string Plan::text() const {
     if (score.heldout_before) row["heldout"] = pair_of(*score.heldout_before, *score.heldout_after);
     scored.push_back(std::move(row));
   }
+  Json made_for = {{"architecture", architecture}};
+  if (!settings.empty()) made_for["settings"] = settings;
+  made_for["structure"] = structure;
+  made_for["files"] = std::move(files);
   const Json head = {
-      {"schema", kSchema},
-      {"icd", version()},
-      {"form", "gather"},
-      {"made_for",
-       {{"architecture", architecture}, {"structure", structure}, {"files", std::move(files)}}},
-      {"graph", graph},
-      {"objective", objective},
-      {"solver", solver},
-      {"seed", seed},
-      {"block", block},
-      {"scores", std::move(scored)},
+      {"schema", kSchema}, {"icd", version()},
+      {"form", "gather"},  {"made_for", std::move(made_for)},
+      {"graph", graph},    {"objective", objective},
+      {"solver", solver},  {"seed", seed},
+      {"block", block},    {"scores", std::move(scored)},
   };
   // The orders, a line each: a plan is read by people and compared by diff.
   std::string text = head.dump(2);
@@ -126,13 +134,14 @@ std::string Plan::text() const {
   return text + "\n  }\n}\n";
 }
 
-Plan Plan::inverse() const {
-  Plan undoing = *this;
-  for (auto& [group, order] : undoing.groups) order = order.inverse();
-  return undoing;
-}
-
 void check_plan(const Plan& plan, const Checkpoint& checkpoint, const Layout& layout) {
+  if (plan.architecture != layout.name) {
+    throw Error(ErrorCode::input,
+                fmt::format("plan: was made for layout '{}', this checkpoint was "
+                            "taken for '{}'",
+                            plan.architecture, layout.name),
+                fmt::format("--layout {}", plan.architecture));
+  }
   if (plan.structure != checkpoint.structure_digest()) {
     throw Error(
         ErrorCode::input,

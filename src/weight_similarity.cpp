@@ -55,13 +55,15 @@ Coordinates coordinates_of(const Checkpoint& checkpoint, const AxisGroup& group,
                             tensor->name, tensor->dtype_text));
   }
   const auto axis = static_cast<std::size_t>(segment.dim);
-  const std::int64_t end = std::int64_t{segment.offset} + std::int64_t{group.size} * segment.block;
-  if (segment.dim < 0 || axis >= tensor->shape.size() || segment.offset < 0 || segment.block < 1 ||
+  const std::int64_t last =
+      std::int64_t{segment.offset} + std::int64_t{group.size - 1} * segment.stride;
+  const std::int64_t begin = std::min<std::int64_t>(segment.offset, last);
+  const std::int64_t end = std::max<std::int64_t>(segment.offset, last) + segment.block;
+  if (segment.dim < 0 || axis >= tensor->shape.size() || begin < 0 || segment.block < 1 ||
       end > tensor->shape[axis]) {
-    throw Error(
-        ErrorCode::usage,
-        fmt::format("tensor '{}': shape is {}, expected entries [{}, {}) on axis {}", tensor->name,
-                    shape_text(tensor->shape), segment.offset, end, segment.dim));
+    throw Error(ErrorCode::usage,
+                fmt::format("tensor '{}': shape is {}, expected entries [{}, {}) on axis {}",
+                            tensor->name, shape_text(tensor->shape), begin, end, segment.dim));
   }
   const std::int64_t stride = tensor->strides[axis];
   Coordinates result{
@@ -69,10 +71,15 @@ Coordinates coordinates_of(const Checkpoint& checkpoint, const AxisGroup& group,
       .shape = tensor->shape,
       .strides = tensor->strides,
       .data = checkpoint.view(*tensor).data + segment.offset * stride * dtype_bytes(tensor->dtype)};
+  for (const AxisSlice& slice : segment.within) {
+    const auto other = static_cast<std::size_t>(slice.dim);
+    result.data += slice.begin * tensor->strides[other] * dtype_bytes(tensor->dtype);
+    result.shape[other] = slice.count;
+  }
   result.shape.erase(result.shape.begin() + segment.dim);
   result.strides.erase(result.strides.begin() + segment.dim);
   result.shape.insert(result.shape.end(), {segment.block, group.size});
-  result.strides.insert(result.strides.end(), {stride, stride * segment.block});
+  result.strides.insert(result.strides.end(), {stride, stride * segment.stride});
   return result;
 }
 
@@ -148,6 +155,7 @@ std::vector<float> weight_similarity(const Checkpoint& checkpoint, const AxisGro
   // The segments of one tensor, in the order in which tensors are first named, share a scale.
   std::vector<std::vector<const AxisSegment*>> tensors;
   for (const AxisSegment& segment : group.segments) {
+    if (segment.dim == AxisSegment::kWholeTensors) continue;  // experts are told by their routers
     const auto known = std::find_if(tensors.begin(), tensors.end(), [&](const auto& segments) {
       return segments.front()->tensor == segment.tensor;
     });

@@ -33,7 +33,8 @@ struct GroupScore {
 
 /// An order for each of some axis groups, and what it was made for. plan.json.
 struct Plan {
-  std::string architecture;
+  std::string architecture;  ///< the layout's name
+  std::map<std::string, Index, std::less<>> settings;  ///< sizes that it had to be told
   std::string structure;            ///< Checkpoint::structure_digest() of the model
   std::vector<FileDigest> sources;  ///< the weight files; empty if never hashed
   std::string objective;            ///< "modularity", ...
@@ -50,7 +51,8 @@ struct Plan {
   /// The file's text: the same plan gives the same bytes.
   std::string text() const;
 
-  Plan inverse() const;
+  /// What a checkpoint has to be taken for to be the plan's.
+  LayoutRequest request() const { return {.name = architecture, .settings = settings}; }
 };
 
 /// Refuses a plan made for another model: Error{input} if the structure differs, if a

@@ -8,7 +8,7 @@
 namespace icd {
 
 /// How alike the members of an axis group are by their weights alone: (n, n), symmetric,
-/// diagonal 1. A member's vector is what all its segments hold; the entry is the cosine of
+/// diagonal 1. A member's vector is what all its segments hold, whole tensors aside; the entry is the cosine of
 /// two such vectors, centred per coordinate over the members (a Pearson correlation over
 /// weights), and each tensor scaled to the same total square after centring, so that none of
 /// them decides alone; one whose members are all equal (a fresh norm) says nothing. NaN, on

@@ -64,13 +64,6 @@ TEST(Plan, ReadsBackWhatItWrites) {
   EXPECT_EQ(plan.text(), some_plan().text());
 }
 
-TEST(Plan, InverseUndoesEveryGroup) {
-  const Plan plan = some_plan();
-  for (const auto& [group, order] : plan.inverse().groups) {
-    EXPECT_TRUE(plan.groups.at(group).then(order).is_identity());
-  }
-}
-
 TEST(Plan, RefusesWhatIsNoBijection) {
   EXPECT_EQ(
       refusal(edited("[2,0,1]", "[2,0,2]")),

@@ -42,7 +42,7 @@ AxisGroup six() {
           .segments = {{.tensor = "halves", .dim = 0, .offset = 0},
                        {.tensor = "halves", .dim = 0, .offset = 6},
                        {.tensor = "columns", .dim = 1, .offset = 2},
-                       {.tensor = "blocks", .dim = 0, .offset = 1, .block = 3},
+                       {.tensor = "blocks", .dim = 0, .offset = 1, .stride = 3, .block = 3},
                        {.tensor = "cube", .dim = 1},
                        {.tensor = "vector", .dim = 0}}};
 }
@@ -223,7 +223,7 @@ TEST(WeightSimilarity, RefusesATensorThatIsNotThere) {
 }
 
 TEST(WeightSimilarity, RefusesASegmentBeyondItsAxis) {
-  expect_refused(tensor("a", "F32", {8}, 1), {.tensor = "a", .offset = 1, .block = 2},
+  expect_refused(tensor("a", "F32", {8}, 1), {.tensor = "a", .offset = 1, .stride = 2, .block = 2},
                  ErrorCode::usage, "tensor 'a': shape is (8,), expected entries [1, 9) on axis 0");
   expect_refused(tensor("a", "F32", {8}, 1), {.tensor = "a", .dim = 1}, ErrorCode::usage,
                  "on axis 1");
