@@ -2,7 +2,7 @@
 //
 // Cuts the heads of Mamba-2 into smaller ones, or joins heads that are copies: an exact rewrite,
 // and the repair for a checkpoint whose headdim breaks a kernel's rule. What was written is read
-// again, undone, and compared with the original byte for byte.
+// again, undone, and compared with the original byte for byte; and both are run, block by block.
 #include "icd/reshape.h"
 
 #include <memory>
@@ -10,6 +10,7 @@
 #include "commands.h"
 #include "icd/digest.h"
 #include "icd/kernel_rules.h"
+#include "icd/verify.h"
 #include "pipeline.h"
 
 namespace icd::cli {
@@ -79,7 +80,21 @@ int run(const Options& options, Context& context) {
     throw Error(ErrorCode::io, fmt::format("{}: {}", folder.target().string(), fault),
                 "what was written is not what was read; is the disk in order?");
   }
-  nlohmann::ordered_json verification = {{"undoing_gives_back_every_byte", true}};
+  const double difference =
+      reshaping_difference(model.checkpoint, written, model.layout, reshaping, context.terminal);
+  const std::string words = fmt::format(
+      "blocks in f32 on {} random rows: max|difference| / max|output| = {:.2g} (tolerance {:.0e})",
+      kReshapeTokens, difference, kToleranceF32);
+  if (!(difference <= kToleranceF32)) {
+    context.terminal.print("{}\nNOT equivalent: nothing is written", words);
+    return kAnswerIsNo;
+  }
+  const nlohmann::ordered_json verification = {{"undoing_gives_back_every_byte", true},
+                                               {"blocks",
+                                                {{"arithmetic", "f32"},
+                                                 {"rows", kReshapeTokens},
+                                                 {"relative", difference},
+                                                 {"tolerance", kToleranceF32}}}};
   folder.write("icd.json", record_text(model, context, {}, report, others, verification));
   folder.publish();
   for (const Block& block : model.layout.blocks) {
@@ -107,6 +122,7 @@ int run(const Options& options, Context& context) {
                            reshaping.heads_before, reshaping.headdim_before, reshaping.heads,
                            reshaping.headdim);
     context.terminal.print("undoing it gives back every byte");
+    context.terminal.print("{}", words);
     context.terminal.print("wrote {}: {} of {} tensors changed", options.output,
                            report.moved_tensors, report.tensors);
   }

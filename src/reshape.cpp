@@ -4,13 +4,16 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <optional>
 
+#include "icd/block_forward.h"
 #include "icd/digest.h"
 #include "icd/error.h"
 #include "icd/output_folder.h"
+#include "icd/random.h"
 #include "icd/text_file.h"
 #include "icd/write_checkpoint.h"
 #include "json.h"
@@ -433,6 +436,39 @@ std::string reshaping_fault(const Checkpoint& original, const Checkpoint& reshap
   }
   const std::string fault = fault_between(reshaped, original, reshaping.back);
   return fault.empty() ? "" : "undone, " + fault;
+}
+
+double reshaping_difference(const Checkpoint& original, const Checkpoint& reshaped,
+                            const Layout& layout, const Reshaping& reshaping, Progress& progress) {
+  progress.start("running blocks", static_cast<std::int64_t>(reshaping.blocks.size()), "blocks");
+  const BatchShape shape{.sequences = 1, .length = kReshapeTokens};
+  Random random(0);
+  double largest = 0;
+  for (const Block& block : layout.blocks) {
+    const auto& changed = reshaping.blocks;
+    if (std::find(changed.begin(), changed.end(), block.prefix) == changed.end()) continue;
+    const auto before = fast_block(original, block);
+    const auto after = fast_block(reshaped, reshaped_block(block, reshaping.headdim));
+    const auto rows = static_cast<std::size_t>(shape.rows());
+    std::vector<float> input(rows * static_cast<std::size_t>(before->inputs()));
+    for (float& value : input) value = static_cast<float>(random.normal());
+    std::vector<float> expected(rows * static_cast<std::size_t>(before->outputs()));
+    std::vector<float> found(expected.size());
+    before->run(shape, input, expected);
+    after->run(shape, input, found);
+    double output = 0;
+    double difference = 0;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      if (std::isnan(expected[i]) && std::isnan(found[i])) continue;  // NaN weights
+      output = std::max(output, std::abs(static_cast<double>(expected[i])));
+      difference = std::isnan(expected[i]) != std::isnan(found[i])
+                       ? INFINITY
+                       : std::max(difference, std::abs(double{expected[i]} - double{found[i]}));
+    }
+    largest = std::max(largest, output > 0 ? difference / output : difference);
+    progress.advance(1, block.prefix);
+  }
+  return largest;
 }
 
 }  // namespace icd

@@ -59,4 +59,12 @@ RewriteReport write_reshaped(const Checkpoint& checkpoint, const Reshaping& resh
 std::string reshaping_fault(const Checkpoint& original, const Checkpoint& reshaped,
                             const Reshaping& reshaping);
 
+/// The largest difference between outputs of the blocks before and after, relative to the largest
+/// output of the block: each block that changes is run by itself, in f32, on kReshapeTokens
+/// random rows.
+double reshaping_difference(const Checkpoint& original, const Checkpoint& reshaped,
+                            const Layout& layout, const Reshaping& reshaping, Progress& progress);
+
+inline constexpr Index kReshapeTokens = 32;
+
 }  // namespace icd

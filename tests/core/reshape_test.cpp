@@ -152,9 +152,11 @@ TEST_P(ReshapeVariants, ComputeTheSameAndGoBackToEveryByte) {
   tiny.write(scratch / "a");
   const Index headdim = GetParam().headdim;
   const auto before = static_cast<Index>(GetParam().options.headdim);
-  reshape(scratch / "a", tiny.layout, headdim, scratch / "b");
+  const Reshaping there = reshape(scratch / "a", tiny.layout, headdim, scratch / "b");
   const Checkpoint a = Checkpoint::open(scratch / "a");
   const Checkpoint b = Checkpoint::open(scratch / "b");
+  Progress silent;
+  EXPECT_LT(reshaping_difference(a, b, tiny.layout, there, silent), 1e-6);
   for (const Block& block : tiny.layout.blocks) {
     const auto input = some_input(9 * static_cast<std::size_t>(block.sizes.find("in")->second));
     const auto first = naive_mixer(a, block, before, input);
@@ -308,6 +310,23 @@ TEST(Reshape, TheProofNoticesAWrongRow) {
   testing::write_file(scratch / "b" / "model.safetensors", bytes);
   EXPECT_EQ(reshaping_fault(a, Checkpoint::open(scratch / "b"), reshaping),
             "tensor 'backbone.layers.0.mixer.D': row 5 differs");
+}
+
+TEST(Reshape, RunningTheBlocksNoticesAWrongValue) {
+  const ScratchFolder scratch;
+  TinyMamba2 tiny;
+  tiny.write(scratch / "a");
+  const Checkpoint a = Checkpoint::open(scratch / "a");
+  const Reshaping reshaping = reshape(scratch / "a", tiny.layout, 2, scratch / "b");
+  std::string bytes = read_file(scratch / "b" / "model.safetensors");
+  const Checkpoint b = Checkpoint::open(scratch / "b");
+  // The sign of one head's D, in the second block.
+  bytes[static_cast<std::size_t>(b.find("backbone.layers.1.mixer.D")->begin + 3)] ^= '\x80';
+  testing::write_file(scratch / "c.safetensors", bytes);
+  testing::write_file(scratch / "config.json", read_file(scratch / "b" / "config.json"));
+  const Checkpoint damaged = Checkpoint::open(scratch / "c.safetensors");
+  Progress silent;
+  EXPECT_GT(reshaping_difference(a, damaged, tiny.layout, reshaping, silent), 1e-3);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 
 #include "support/files.h"
 #include "support/tiny_checkpoint.h"
+#include "support/tiny_mamba2.h"
 #include "support/torch_archive_builder.h"
 
 namespace icd::testing {
@@ -255,6 +256,58 @@ void make_checkpoint(const fs::path& folder, const std::vector<std::string>& wor
   }
 }
 
+/// make2 M [OPTION...]
+void make_mamba2(const fs::path& folder, const std::vector<std::string>& words) {
+  struct Number {
+    std::string_view key;
+    std::int64_t TinyMamba2Options::*member;
+  };
+  struct Flag {
+    std::string_view key;
+    bool TinyMamba2Options::*member;
+  };
+  constexpr std::array kNumbers = {Number{"n_layer", &TinyMamba2Options::n_layer},
+                                   Number{"vocab", &TinyMamba2Options::vocab},
+                                   Number{"d_model", &TinyMamba2Options::d_model},
+                                   Number{"ngroups", &TinyMamba2Options::ngroups},
+                                   Number{"heads_per_group", &TinyMamba2Options::heads_per_group},
+                                   Number{"headdim", &TinyMamba2Options::headdim},
+                                   Number{"d_state", &TinyMamba2Options::d_state},
+                                   Number{"d_mlp", &TinyMamba2Options::d_mlp},
+                                   Number{"d_conv", &TinyMamba2Options::d_conv}};
+  constexpr std::array kFlags = {Flag{"hf", &TinyMamba2Options::hf},
+                                 Flag{"bare", &TinyMamba2Options::bare},
+                                 Flag{"conv_bias", &TinyMamba2Options::conv_bias},
+                                 Flag{"proj_bias", &TinyMamba2Options::proj_bias},
+                                 Flag{"d_per_channel", &TinyMamba2Options::d_per_channel},
+                                 Flag{"tied_head", &TinyMamba2Options::tied_head}};
+  TinyMamba2Options options;
+  std::string torch_file;
+  for (std::size_t i = 2; i < words.size(); ++i) {
+    const auto parts = split(words[i], '=');
+    if (parts.size() != 2) refuse(fmt::format("make2: '{}' is not KEY=VALUE", words[i]));
+    const auto number = std::find_if(kNumbers.begin(), kNumbers.end(),
+                                     [&](const Number& each) { return each.key == parts[0]; });
+    const auto flag = std::find_if(kFlags.begin(), kFlags.end(),
+                                   [&](const Flag& each) { return each.key == parts[0]; });
+    if (number != kNumbers.end()) {
+      options.*number->member = number_of(parts[1]);
+    } else if (flag != kFlags.end()) {
+      options.*flag->member = number_of(parts[1]) != 0;
+    } else if (parts[0] == "torch") {
+      torch_file = parts[1];
+    } else {
+      refuse(fmt::format("make2: there is no option '{}'", parts[0]));
+    }
+  }
+  const TinyMamba2 tiny(options);
+  if (torch_file.empty()) {
+    tiny.write(folder / words[1]);
+  } else {
+    tiny.write_torch(folder / words[1], torch_file);
+  }
+}
+
 // --- files
 
 void make_text(const fs::path& folder, const std::vector<std::string>& words) {
@@ -309,11 +362,12 @@ struct Verb {
   void (*act)(const fs::path& folder, const std::vector<std::string>& words);
 };
 
-constexpr std::array kVerbs = {Verb{"make", 1, make_checkpoint}, Verb{"text", 2, make_text},
-                               Verb{"edit", 2, edit_file},       Verb{"header", 2, edit_header},
-                               Verb{"length", 2, state_length},  Verb{"cut", 2, cut_file},
-                               Verb{"pad", 2, pad_file},         Verb{"copy", 2, copy_path},
-                               Verb{"link", 2, link_path},       Verb{"remove", 1, remove_path}};
+constexpr std::array kVerbs = {Verb{"make", 1, make_checkpoint}, Verb{"make2", 1, make_mamba2},
+                               Verb{"text", 2, make_text},       Verb{"edit", 2, edit_file},
+                               Verb{"header", 2, edit_header},   Verb{"length", 2, state_length},
+                               Verb{"cut", 2, cut_file},         Verb{"pad", 2, pad_file},
+                               Verb{"copy", 2, copy_path},       Verb{"link", 2, link_path},
+                               Verb{"remove", 1, remove_path}};
 
 }  // namespace
 
@@ -322,7 +376,7 @@ void make_file(const fs::path& folder, const std::vector<std::string>& words) {
                                  [&](const Verb& each) { return each.name == words.front(); });
   if (verb == kVerbs.end()) refuse(fmt::format("there is no verb '{}'", words.front()));
   const std::size_t operands = words.size() - 1;
-  if (operands < verb->operands || (operands > verb->operands && verb->name != "make")) {
+  if (operands < verb->operands || (operands > verb->operands && !verb->name.starts_with("make"))) {
     refuse(fmt::format("{}: {} operands, expected {}", verb->name, operands, verb->operands));
   }
   verb->act(folder, words);

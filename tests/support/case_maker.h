@@ -14,6 +14,8 @@ namespace icd::testing {
 ///                                 drop=TENSOR  add=TENSOR:7,3  shape=TENSOR:16,4
 ///                                 dtype=TENSOR:I8  nan=TENSOR  shards=2
 ///                                 torch  or  torch=DEFECT, for pytorch_model.bin
+///   make2 M [OPTION...]         a TinyMamba2: hf=0 bare=1 headdim=8 ... (TinyMamba2Options), or
+///                                 torch=net.pt, for a PyTorch file of that name
 ///   text FILE TEXT              a file of that text
 ///   edit FILE s/OLD/NEW/        OLD, which has to be there, becomes NEW, once
 ///   header FILE s/OLD/NEW/      the same in a safetensors header; its length follows
