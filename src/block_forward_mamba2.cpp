@@ -8,7 +8,7 @@
 //   dt (heads), where heads = ngroups heads_per_group and d_ssm = heads headdim; conv1d.weight
 //   over x, B, C; dt_bias, A_log (heads); D (heads) or (d_ssm); norm.weight (d_ssm) if it is
 //   gated by a norm; out_proj.weight (out, d_mlp + d_ssm); the biases of in_proj, conv1d and
-//   out_proj if there are any.
+//   out_proj, and init_states (heads, headdim, d_state), if there are any.
 //   Numbers: norm_eps (1e-5), norm_groups (1), norm_before_gate (0); dt_min, dt_max, which clamp
 //   the step size after softplus; Falcon-H1's z_multiplier, x_multiplier, b_multiplier,
 //   c_multiplier and dt_multiplier of what in_proj gives.
@@ -32,6 +32,7 @@ class Mamba2 : public BlockBody<Real> {
         conv_channels_(d_ssm_ + 2 * ngroups_ * d_state_),
         dt_bias_(weights.tensor("dt_bias", {heads_})),
         norm_(weights.optional("norm.weight", {d_ssm_})),
+        init_states_(weights.optional("init_states", {heads_, headdim_, d_state_})),
         norm_eps_(weights.number("norm_eps", 1e-5)),
         norm_groups_(static_cast<std::int64_t>(weights.number("norm_groups", 1))),
         norm_before_gate_(weights.is_set("norm_before_gate")),
@@ -154,7 +155,7 @@ class Mamba2 : public BlockBody<Real> {
     math_.each(shape.sequences * heads_, [&](std::int64_t task) {
       const std::int64_t h = task % heads_;
       const std::int64_t group = h / (heads_ / ngroups_);
-      std::vector<Real> state(static_cast<std::size_t>(d_state_ * headdim_));
+      std::vector<Real> state = first_state(h);
       std::vector<Real> input(static_cast<std::size_t>(headdim_));
       for (std::int64_t t = 0; t < shape.length; ++t) {
         const std::int64_t row = task / heads_ * shape.length + t;
@@ -170,6 +171,18 @@ class Mamba2 : public BlockBody<Real> {
         for (std::int64_t p = 0; p < headdim_; ++p) y[p] += d[p] * x[p];
       }
     });
+  }
+
+  /// (d_state, headdim)
+  std::vector<Real> first_state(std::int64_t h) const {
+    std::vector<Real> state(static_cast<std::size_t>(d_state_ * headdim_));
+    const auto own = rows_of(init_states_, h * headdim_, headdim_, d_state_);
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      const auto p = static_cast<std::int64_t>(i) / d_state_;
+      const auto n = static_cast<std::int64_t>(i) % d_state_;
+      state[static_cast<std::size_t>(n * headdim_ + p)] = own[i];
+    }
+    return state;
   }
 
   /// state = decay state + b input^T;  y = c state, in one pass over the state.
@@ -210,7 +223,8 @@ class Mamba2 : public BlockBody<Real> {
   std::int64_t d_ssm_;
   std::int64_t conv_channels_;
   std::vector<Real> dt_bias_;
-  std::vector<Real> norm_;  // empty: no norm
+  std::vector<Real> norm_;         // empty: no norm
+  std::vector<Real> init_states_;  // empty: 0
   double norm_eps_;
   std::int64_t norm_groups_;
   bool norm_before_gate_;

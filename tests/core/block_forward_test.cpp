@@ -356,6 +356,14 @@ Case mamba2(const std::string& name, const Mamba2Sizes& s, const Mamba2Options& 
           }};
 }
 
+Case mamba2_from_states() {
+  Case one = mamba2("Mamba2FromLearnedStates", {}, {.groups = 2});
+  TensorMaker maker(25);
+  maker.tensor("m.init_states", {6, 4, 5}, 0, 1);
+  one.tensors.merge(maker.take());
+  return one;
+}
+
 Case mamba3(const std::string& name, const Mamba3Sizes& s) {
   TensorMaker maker(18);
   testing::make_mamba3(maker, kPrefix, s);
@@ -604,6 +612,7 @@ std::vector<Case> cases() {
       mamba2("Mamba2ClampedWithMlpPartAndWideD",
              {.d_mlp = 9, .proj_bias = Bias::yes, .D_has_hdim = true},
              {.groups = 2, .norm_groups = 2, .dt_min = 0.4, .dt_max = 0.8}),
+      mamba2_from_states(),
       mamba3("Mamba3", {}),
       mamba3("Mamba3AllRotatedOutprojNorm", {.rope_fraction = 1, .outproj_norm = true}),
       mamba3("Mamba3Mimo", {.rank = 3}),

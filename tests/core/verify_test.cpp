@@ -29,6 +29,7 @@ class Verify : public ::testing::Test {
     TinyCheckpoint(kOptions).write(scratch_ / "a");
     original_.emplace(Checkpoint::open(scratch_ / "a"));
     const Layout layout = layout_of(*original_, ModelSpec::of(*original_));
+    plan_.architecture = layout.name;
     plan_.structure = original_->structure_digest();
     for (const AxisGroup& group : layout.groups) {
       Random random = Random::derived(3, plan_.groups.size());
@@ -146,6 +147,8 @@ class VerifyBlocks : public ::testing::Test {
     testing::write_family(scratch_ / "original", bare, maker.take());
     original_.emplace(Checkpoint::open(scratch_ / "original"));
     layout_ = layout_of(*original_, kRequest);
+    plan_.architecture = layout_.name;
+    plan_.settings = layout_.settings;
     plan_.structure = original_->structure_digest();
     for (const AxisGroup& group : layout_.groups) {
       Random random = Random::derived(3, plan_.groups.size());
@@ -214,6 +217,7 @@ TEST(VerifyStream, OrdersInputsAndOutputsOfBlocksAsThePlanDoes) {
   Layout layout = layout_of(original, {.settings = family->settings});
   layout.wiring.reset();
   Plan plan;
+  plan.architecture = layout.name;
   plan.structure = original.structure_digest();
   Random random(4);
   const Index d_model = layout.find("model")->size;

@@ -1,12 +1,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string_view>
 #include <vector>
 
 #include "icd/error.h"
 #include "icd/language_model.h"
+#include "support/families.h"
+#include "support/family_files.h"
 #include "support/files.h"
 #include "support/naive_math.h"
 #include "support/naive_mixers.h"
@@ -15,6 +19,7 @@
 namespace icd {
 namespace {
 
+using testing::Family;
 using testing::NaiveTensors;
 using testing::ScratchFolder;
 using testing::TinyCheckpoint;
@@ -86,7 +91,9 @@ TEST(WiredModel, OfMamba1BlocksIsTheReferenceBitForBit) {
   }
 }
 
-double relative_error(const std::vector<float>& found, const std::vector<double>& exact) {
+template <typename Real>
+double relative_error(const std::vector<Real>& found, const std::vector<double>& exact) {
+  if (found.size() != exact.size()) return INFINITY;
   double largest = 0;
   double gap = 0;
   for (std::size_t i = 0; i < exact.size(); ++i) {
@@ -189,6 +196,52 @@ TEST(WiredModel, AddsTheBlocksOfAStepAndScalesWhereTheWiringSays) {
   ASSERT_EQ(found.size(), expected.size());
   for (std::size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], expected[i], 1e-11);
   EXPECT_LT(relative_error(in_float, expected), 1e-5);
+}
+
+/// The families with a language model in them: those that have logits.
+std::vector<Family> families() {
+  std::vector<Family> all = testing::mamba_families();
+  for (Family& family : testing::hybrid_families()) all.push_back(std::move(family));
+  return all;
+}
+
+// Zamba's shared blocks read the embeddings besides the stream and feed a projection of their
+// own, which no step says; a bare mixer is no model.
+constexpr std::string_view kNotWired[] = {"zamba", "Mamba2Simple"};
+
+TEST(WiredModel, OfEveryFamilyComputesWhatPlainLoopsDo) {
+  int wired = 0;
+  for (const Family& family : families()) {
+    SCOPED_TRACE(family.name);
+    const ScratchFolder folder;
+    const NaiveTensors tensors = family.make(1);
+    testing::write_family(folder.path(), family, tensors);
+    const Checkpoint checkpoint = Checkpoint::open(folder.path());
+    Layout layout = layout_of(checkpoint, {.settings = family.settings});
+    // The plain loops have mamba-ssm's Mamba-3 as it was before June 2026.
+    for (Block& block : layout.blocks) {
+      if (block.type.starts_with("mamba3")) block.numbers["softplus_a"] = 1;
+    }
+    if (!has_model(layout)) {
+      EXPECT_TRUE(std::ranges::any_of(
+          kNotWired, [&](std::string_view name) { return family.name.find(name) == 0; }));
+      continue;
+    }
+    ++wired;
+    const auto exact = family.forward(tensors, 2);
+    const auto model = reference_model(checkpoint, layout);
+    Tokens tokens;
+    for (const auto& sequence :
+         testing::random_ids(2, static_cast<std::size_t>(model->spec().vocab))) {
+      for (const std::size_t id : sequence) tokens.push_back(static_cast<TokenId>(id));
+    }
+    const BatchShape shape = {.sequences = 2, .length = static_cast<Index>(tokens.size() / 2)};
+    const auto found = model->logits(tokens, shape);
+    const auto in_float = fast_model(checkpoint, layout)->logits(tokens, shape);
+    EXPECT_LT(relative_error(found, exact), 1e-12);
+    EXPECT_LT(relative_error(in_float, exact), 1e-5);
+  }
+  EXPECT_EQ(wired, 22);
 }
 
 template <typename Call>
