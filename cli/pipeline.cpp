@@ -68,6 +68,17 @@ bool has_tokenizer(const TokenOptions& options, const LoadedModel& model) {
               "`icd solve --list` describes them");
 }
 
+/// The kinds that make up the order of a mixer's channels: what is ordered unless something else
+/// is asked for.
+std::vector<std::string> channel_kinds(const Layout& layout) {
+  const std::vector<std::string> all = layout.kinds();
+  std::vector<std::string> kinds;
+  for (const std::string_view kind : {"inner", "head", "channel", "x_channel", "y_channel"}) {
+    if (std::find(all.begin(), all.end(), kind) != all.end()) kinds.emplace_back(kind);
+  }
+  return kinds.empty() ? all : kinds;
+}
+
 std::uint64_t available_bytes(const fs::path& folder) {
   std::error_code failure;
   const fs::space_info space = fs::space(folder, failure);
@@ -122,6 +133,8 @@ LayoutRequest ModelOptions::request() const {
 LoadedModel load_model(const ModelOptions& options, Context& context) {
   return load_model(options, options.request(), context);
 }
+
+bool can_calibrate(const Layout& layout) { return layout.name == "mamba1"; }
 
 LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request,
                        Context& context) {
@@ -188,10 +201,12 @@ TokenSource token_source(const TokenOptions& options, const LoadedModel& model) 
 }
 
 void PlanOptions::add_to(CLI::App& command) {
-  command.add_option("--group", groups, "inner, state, dt_rank, model or all; several with commas")
+  command
+      .add_option("--group", groups,
+                  "kinds of groups, as `icd inspect` lists them, or all; several with commas. "
+                  "Without it inner, or head and channel")
       ->delimiter(',')
-      ->type_name("G")
-      ->capture_default_str();
+      ->type_name("G");
   command.add_option("--solver", solver, "how to order (`icd solve --list`)")
       ->type_name("S")
       ->capture_default_str();
@@ -233,8 +248,8 @@ void PlanOptions::add_to(CLI::App& command) {
 
 PlanRequest PlanOptions::request(const Layout& layout) const {
   PlanRequest request;
-  request.kinds =
-      std::find(groups.begin(), groups.end(), "all") == groups.end() ? groups : layout.kinds();
+  const bool takes_all = std::find(groups.begin(), groups.end(), "all") != groups.end();
+  request.kinds = takes_all ? layout.kinds() : groups.empty() ? channel_kinds(layout) : groups;
   request.solver = find_solver(solver);
   if (request.solver == nullptr) {
     std::vector<std::string_view> names;
@@ -273,8 +288,7 @@ Plan plan_for(const LoadedModel& model, const PlanOptions& options, const TokenO
               const std::string& statistics, Context& context) {
   const PlanRequest request = options.request(model.layout);
   const auto make = [&](const SimilaritySource& source, std::string_view words) {
-    return make_plan(model.checkpoint, model.spec, model.layout, request, source, words,
-                     context.terminal);
+    return make_plan(model.checkpoint, model.layout, request, source, words, context.terminal);
   };
   if (!statistics.empty()) {
     const StatisticsFile file = StatisticsFile::open(statistics);
@@ -287,7 +301,12 @@ Plan plan_for(const LoadedModel& model, const PlanOptions& options, const TokenO
     return make(similarity_from(file, request.signal),
                 fmt::format("the correlation on {}", file.info().source));
   }
-  if (options.data_free) {
+  if (!can_calibrate(model.layout) && tokens.is_given()) {
+    context.terminal.warn(
+        fmt::format("layout {}: ordered by weights alone; icd calibrates Mamba-1 language models",
+                    model.layout.name));
+  }
+  if (options.data_free || !can_calibrate(model.layout)) {
     if (!request.solver->reads_graph) return make({}, "");
     return make(similarity_of_weights(model.checkpoint), "the similarity of weights");
   }
@@ -383,11 +402,20 @@ std::string in_words(const LoadedModel& model) {
   std::int64_t bytes = 0;
   for (const StoredTensor& tensor : model.checkpoint.tensors()) dtypes.insert(tensor.dtype_text);
   for (const auto& file : model.checkpoint.files()) bytes += file->bytes;
+  std::vector<std::string> sizes;
+  const auto add = [&](std::string_view what, Index size) {
+    if (size > 0) sizes.push_back(fmt::format("{} {}", what, size));
+  };
+  if (spec.n_layer > 0) sizes.push_back(fmt::format("{} layers", spec.n_layer));
+  add("d_model", spec.d_model);
+  add("d_inner", spec.d_inner);
+  add("d_state", spec.d_state);
+  if (spec.n_layer == 0) sizes = {fmt::format("{} mixers", model.layout.blocks.size())};
+  const std::string names = spec.dialect.empty() ? "" : fmt::format(" in {} names", spec.dialect);
   return fmt::format(
-      "{} in {} names, {}, {} {} file{}, {}; {} layers, d_model {}, d_inner {}, d_state {}",
-      spec.architecture, spec.dialect, fmt::join(dtypes, "/"), model.checkpoint.files().size(),
-      container_name(model.checkpoint.container()), model.checkpoint.files().size() == 1 ? "" : "s",
-      bytes_text(bytes), spec.n_layer, spec.d_model, spec.d_inner, spec.d_state);
+      "{}{}, {}, {} {} file{}, {}; {}", spec.architecture, names, fmt::join(dtypes, "/"),
+      model.checkpoint.files().size(), container_name(model.checkpoint.container()),
+      model.checkpoint.files().size() == 1 ? "" : "s", bytes_text(bytes), fmt::join(sizes, ", "));
 }
 
 void print_scores(const Plan& plan, Terminal& terminal) {

@@ -50,8 +50,10 @@ struct LoadedModel {
 LoadedModel load_model(const ModelOptions& options, Context& context);
 
 /// The same as something that is known: what a plan was made for.
-LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request,
-                       Context& context);
+LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request, Context& context);
+
+/// Is it one of those whose activations icd can watch?
+bool can_calibrate(const Layout& layout);
 
 /// Where token ids come from.
 struct TokenOptions {
@@ -78,7 +80,7 @@ TokenSource token_source(const TokenOptions& options, const LoadedModel& model);
 
 /// Which groups are ordered, by what.
 struct PlanOptions {
-  std::vector<std::string> groups = {"inner"};
+  std::vector<std::string> groups = {};  ///< empty: what makes up the order of the channels
   std::string solver = "swap";
   std::string objective = "modularity";
   Index block = 64;

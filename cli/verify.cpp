@@ -22,10 +22,13 @@ struct Options {
 };
 
 int run(const Options& options, Context& context) {
-  const LoadedModel original = load_model(options.original, context);
-  const LoadedModel permuted = load_model(options.permuted, context);
   std::optional<Plan> plan;
   if (!options.plan.empty()) plan = Plan::read(options.plan);
+  const LayoutRequest request = plan ? plan->request() : options.original.request();
+  const LoadedModel original = load_model(options.original, request, context);
+  ModelOptions other = options.permuted;
+  other.config = options.original.config;
+  const LoadedModel permuted = load_model(other, request, context);
   const VerifyReport report =
       verify(original.checkpoint, original.layout, permuted.checkpoint, permuted.layout,
              plan ? &*plan : nullptr, verify_options(options.tokens, original, options.in_double),
@@ -50,6 +53,7 @@ void add_verify(CLI::App& app, Action& action) {
   command.add_option("PERMUTED", options->permuted.model, "the checkpoint after")->required();
   command.add_option("--plan", options->plan, "the plan that was applied: checks the bytes too")
       ->type_name("PLAN");
+  options->original.add_layout_to(command);
   options->tokens.add_to(command);
   add_threads_option(command);
   command.add_flag("--double", options->in_double, "compare in double precision too");

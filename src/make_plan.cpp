@@ -164,9 +164,9 @@ SimilaritySource similarity_of_weights(const Checkpoint& checkpoint) {
   };
 }
 
-Plan make_plan(const Checkpoint& checkpoint, const ModelSpec& spec, const Layout& layout,
-               const PlanRequest& request, const SimilaritySource& source,
-               std::string_view source_in_words, Progress& progress) {
+Plan make_plan(const Checkpoint& checkpoint, const Layout& layout, const PlanRequest& request,
+               const SimilaritySource& source, std::string_view source_in_words,
+               Progress& progress) {
   Plan plan{.architecture = layout.name,
             .settings = layout.settings,
             .structure = checkpoint.structure_digest(),

@@ -60,8 +60,8 @@ SimilaritySource similarity_of_weights(const Checkpoint& checkpoint);
 /// graph; it may then be empty, and the plan has no scores. Groups are solved as their
 /// similarity arrives, so memory holds one or two. The plan depends on nothing but the
 /// arguments. Throws Error{usage} for a kind that the layout does not have.
-Plan make_plan(const Checkpoint& checkpoint, const ModelSpec& spec, const Layout& layout,
-               const PlanRequest& request, const SimilaritySource& source,
-               std::string_view source_in_words, Progress& progress);
+Plan make_plan(const Checkpoint& checkpoint, const Layout& layout, const PlanRequest& request,
+               const SimilaritySource& source, std::string_view source_in_words,
+               Progress& progress);
 
 }  // namespace icd
