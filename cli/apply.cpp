@@ -43,7 +43,7 @@ void check_digests(const Plan& plan, const std::vector<FileDigest>& files, bool 
 
 int run(const Options& options, Context& context) {
   const Plan plan = Plan::read(options.plan);
-  const LoadedModel model = load_model(options.model, plan.request(), context);
+  const LoadedModel model = load_model(options.model, request_of(plan, options.model), context);
   check_plan(plan, model.checkpoint, model.layout);
   if (plan.sources.empty() && !options.any_weights) {
     context.terminal.warn("the plan has no checksums: it may have been made for other weights");
@@ -58,7 +58,7 @@ int run(const Options& options, Context& context) {
   OutputFolder folder(
       options.output.output,
       options.output.force ? OutputFolder::Existing::replace : OutputFolder::Existing::refuse,
-      {model.checkpoint.folder()});
+      {input_of(model)});
   check_room(model, folder);
   std::vector<FileDigest> others;
   const RewriteReport rewritten =

@@ -53,7 +53,7 @@ int run(const Options& options, Context& context) {
   OutputFolder folder(
       options.output,
       options.force ? OutputFolder::Existing::replace : OutputFolder::Existing::refuse,
-      {model.checkpoint.folder()});
+      {input_of(model)});
   check_room(model, folder);
   const RewriteReport report =
       write_converted(model.checkpoint, conversion, container, folder.staging(), context.terminal);

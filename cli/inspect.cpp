@@ -140,7 +140,11 @@ void print_blocks(const Layout& layout, Terminal& terminal) {
       terminal.print("  {} {}: {}", rule.holds ? "holds " : "BROKEN", rule.id, rule.requirement);
       if (rule.holds) continue;
       if (!rule.where.empty()) terminal.print("         where: {}", rule.where);
-      if (!rule.message.empty()) terminal.print("         users meet: {}", rule.message);
+      if (!rule.message.empty()) {
+        std::string line = rule.message;
+        std::replace(line.begin(), line.end(), '\n', ' ');
+        terminal.print("         users meet: {}", line);
+      }
       if (!rule.remedy.empty()) terminal.print("         remedy: {}", rule.remedy);
     }
   }

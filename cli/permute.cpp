@@ -49,7 +49,7 @@ int run(const Options& options, Context& context) {
     folder.emplace(
         target,
         options.output.force ? OutputFolder::Existing::replace : OutputFolder::Existing::refuse,
-        std::vector{model.checkpoint.folder()});
+        std::vector{input_of(model)});
     check_room(model, *folder);
   }
 

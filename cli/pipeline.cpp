@@ -100,7 +100,7 @@ void ModelOptions::add_layout_to(CLI::App& command) {
       ->type_name("FILE");
   command
       .add_option("--layout", layout,
-                  "what the checkpoint is: auto, mixers (only those), or a table by name")
+                  "what the checkpoint is: auto, mixers (only those), a table by name, FILE.layout")
       ->type_name("L")
       ->capture_default_str();
   command
@@ -134,6 +134,26 @@ LoadedModel load_model(const ModelOptions& options, Context& context) {
   return load_model(options, options.request(), context);
 }
 
+namespace {
+
+/// A few by name; of many, as around mixers in a larger network, how many there are.
+void warn_of_strangers(const Layout& layout, Terminal& terminal) {
+  constexpr std::size_t kFew = 4;
+  const auto& names = layout.strangers;
+  for (std::size_t i = 0; i < names.size() && i < kFew; ++i) {
+    terminal.warn(
+        fmt::format("tensor '{}': is not part of {}: carried as it is", names[i], layout.name));
+  }
+  if (names.size() > kFew) {
+    terminal.warn(
+        fmt::format("and {} more tensors: carried as they are; `icd inspect --json` "
+                    "lists them",
+                    names.size() - kFew));
+  }
+}
+
+}  // namespace
+
 bool can_calibrate(const Layout& layout) { return layout.name == "mamba1"; }
 
 LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request,
@@ -149,10 +169,7 @@ LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request
     context.terminal.warn(
         fmt::format("{}: other weights, in the old order: not carried along", name));
   }
-  for (const std::string& name : model.layout.strangers) {
-    context.terminal.warn(fmt::format("tensor '{}': is not part of {}: carried as it is", name,
-                                      model.spec.architecture));
-  }
+  warn_of_strangers(model.layout, context.terminal);
   return model;
 }
 
@@ -494,6 +511,19 @@ void OutputOptions::add_to(CLI::App& command, const char* about_output) {
 Container OutputOptions::container(const Checkpoint& checkpoint) const {
   if (format == "same") return checkpoint.container();
   return format == "bin" ? Container::torch : Container::safetensors;
+}
+
+LayoutRequest request_of(const Plan& plan, const ModelOptions& options) {
+  LayoutRequest request = plan.request();
+  LayoutRequest asked = options.request();
+  if (asked.name != "auto") request.name = asked.name;
+  asked.settings.merge(request.settings);
+  request.settings = std::move(asked.settings);
+  return request;
+}
+
+fs::path input_of(const LoadedModel& model) {
+  return fs::is_directory(model.resolved.path) ? model.checkpoint.folder() : model.resolved.path;
 }
 
 fs::path default_output(const ResolvedModel& model) {

@@ -52,6 +52,9 @@ LoadedModel load_model(const ModelOptions& options, Context& context);
 /// The same as something that is known: what a plan was made for.
 LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request, Context& context);
 
+/// What a checkpoint has to be taken for to be the plan's; --layout and --set have the last word.
+LayoutRequest request_of(const Plan& plan, const ModelOptions& options);
+
 /// Is it one of those whose activations icd can watch?
 bool can_calibrate(const Layout& layout);
 
@@ -126,6 +129,9 @@ struct OutputOptions {
   void add_to(CLI::App& command, const char* about_output);
   Container container(const Checkpoint& checkpoint) const;
 };
+
+/// What must not be written to: the model's folder, or its only file.
+std::filesystem::path input_of(const LoadedModel& model);
 
 /// The folder that is written without -o: "<name>-icd" in the current one.
 std::filesystem::path default_output(const ResolvedModel& model);

@@ -24,7 +24,8 @@ struct Options {
 int run(const Options& options, Context& context) {
   std::optional<Plan> plan;
   if (!options.plan.empty()) plan = Plan::read(options.plan);
-  const LayoutRequest request = plan ? plan->request() : options.original.request();
+  const LayoutRequest request =
+      plan ? request_of(*plan, options.original) : options.original.request();
   const LoadedModel original = load_model(options.original, request, context);
   ModelOptions other = options.permuted;
   other.config = options.original.config;

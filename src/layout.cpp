@@ -12,6 +12,9 @@
 #include <set>
 
 #include "icd/error.h"
+#include "icd/text_file.h"
+#include "layout_axes.h"
+#include "layout_scope.h"
 #include "layout_table.h"
 #include "mirrors.h"
 #include "model_config.h"
@@ -20,47 +23,6 @@
 
 namespace icd {
 namespace {
-
-/// A block or a layout where its tensors are: names begin with `prefix`, spaces are its own.
-struct Scope {
-  const ScopeTable* table = nullptr;
-  Scope* parent = nullptr;
-  bool is_part = false;  ///< names of spaces are not looked up further out, but through ports
-  int id = 0;            ///< two scopes of one id are one: the second holds the same bytes again
-  std::string prefix;
-  std::string shown;  ///< before "/kind" in the names of groups
-  Index layer = -1;
-  SizeSystem* sizes = nullptr;
-  std::map<std::string, AxisFactor> ports;            ///< to what stands in the parent
-  std::map<std::string, std::pair<Index, Index>> at;  ///< index -> its value, of how many
-  std::map<std::string, bool> flags;
-};
-
-/// A space by the scope that declares it.
-struct Space {
-  const SpaceRow* row = nullptr;
-  Scope* home = nullptr;
-};
-
-/// One factor that encloses a space, or that it encloses.
-struct Level {
-  const SpaceRow* row = nullptr;  ///< nullptr for a number
-  Index count = 1;
-  Index stride = 1;
-  Index first = 0;  ///< the value that the first one stands for
-};
-
-/// A place on an axis where a space stands.
-struct Occurrence {
-  Space space;
-  int dim = 0;
-  Index count = 0;
-  Index offset = 0;
-  Index stride = 1;  ///< signed
-  Index block = 1;
-  std::vector<Level> outer;
-  std::vector<Level> inner;
-};
 
 /// What a value of config.json, or of the command line, has to agree with.
 struct Stated {
@@ -110,8 +72,9 @@ bool condition_holds(const ConditionRow& row, const ModelConfig& config,
 
 class Builder {
  public:
-  Builder(const Checkpoint& checkpoint, const ModelConfig& config, const LayoutRequest& request)
-      : checkpoint_(checkpoint), config_(config), request_(request) {}
+  Builder(const Checkpoint& checkpoint, const ModelConfig& config, const LayoutRequest& request,
+          const LayoutTables& tables)
+      : checkpoint_(checkpoint), config_(config), request_(request), tables_(tables) {}
 
   /// A whole model by its table. `spec` gives sizes, flags and names that are known already.
   Layout whole(const LayoutTable& table, const ModelSpec* spec) {
@@ -154,7 +117,7 @@ class Builder {
     layout_.spec.dialect = "any";
     layout_.spec.tied_head = false;
     std::set<std::string> taken;
-    for (const BlockTable& block : built_in_layout_tables().blocks) {
+    for (const BlockTable& block : tables_.blocks) {
       if (!block.anywhere) continue;
       const std::string& anchor = block.anchor;
       for (const StoredTensor& tensor : checkpoint_.tensors()) {
@@ -207,14 +170,6 @@ class Builder {
       name.remove_prefix(1);
     }
     return prefix + std::string(name);
-  }
-
-  static std::string indexed(const std::string& name, Index index) {
-    std::string text = name;
-    if (const auto at = text.find("{}"); at != std::string::npos) {
-      text.replace(at, 2, std::to_string(index));
-    }
-    return text;
   }
 
   /// The row's name in this checkpoint, "{}" left in place: the alternative that is there, or
@@ -282,105 +237,6 @@ class Builder {
   // ---- sizes
 
   SizeSystem& system() { return *systems_.emplace_back(std::make_unique<SizeSystem>()); }
-
-  /// The space that a name means in a scope; no row if it means none.
-  Space space_named(Scope& scope, const std::string& name) const {
-    for (Scope* at = &scope; at != nullptr; at = at->parent) {
-      for (const SpaceRow& row : at->table->spaces) {
-        if (row.kind == name) return {&row, at};
-      }
-      if (at->is_part) return {};
-    }
-    return {};
-  }
-
-  /// A factor where it is meant: a port stands for something of the scope around the part.
-  static std::pair<const AxisFactor*, Scope*> meant(const AxisFactor& factor, Scope& scope) {
-    if (factor.kind == AxisFactor::Kind::name) {
-      Scope* part = &scope;
-      while (part != nullptr && !part->is_part) part = part->parent;
-      if (part != nullptr && part->parent != nullptr) {
-        if (const auto port = part->ports.find(factor.name); port != part->ports.end()) {
-          return meant(port->second, *part->parent);
-        }
-      }
-    }
-    return {&factor, &scope};
-  }
-
-  Polynomial polynomial(const AxisFactor& written, Scope& where) const {
-    const auto [factor, scope] = meant(written, where);
-    switch (factor->kind) {
-      case AxisFactor::Kind::number:
-        return {{{}, factor->number}};
-      case AxisFactor::Kind::sum:
-        return polynomial(factor->sum.front(), *scope);
-      case AxisFactor::Kind::mirror:
-        return Polynomial{{{}, 2}} * named(factor->name, *scope, where);
-      case AxisFactor::Kind::name:
-      case AxisFactor::Kind::reverse:
-        break;
-    }
-    return named(factor->name, *scope, where);
-  }
-
-  /// A product in which every name is a size, also where a space has the same.
-  static Polynomial of_sizes(const AxisProduct& product) {
-    Polynomial result = {{{}, 1}};
-    for (const AxisFactor& factor : product.factors) {
-      const bool is_number = factor.kind == AxisFactor::Kind::number;
-      result =
-          result * (is_number ? Polynomial{{{}, factor.number}} : Polynomial{{{factor.name}, 1}});
-    }
-    return result;
-  }
-
-  /// The size of a space or of a name, as an unknown of the scope that asks, or as a number if
-  /// it is of a scope further out, where everything is known.
-  Polynomial named(const std::string& name, Scope& scope, const Scope& asks) const {
-    const Space space = space_named(scope, name);
-    if (space.row != nullptr) {
-      if (space.home->sizes == asks.sizes) return of_sizes(space.row->size);
-      return {{{}, size_of(space)}};
-    }
-    if (scope.sizes != asks.sizes) {
-      if (const auto size = scope.sizes->value(name)) return {{{}, *size}};
-    }
-    return {{{name}, 1}};
-  }
-
-  Polynomial polynomial(const AxisProduct& product, Scope& scope) const {
-    Polynomial result = {{{}, 1}};
-    for (const AxisFactor& factor : product.factors) result = result * polynomial(factor, scope);
-    return result;
-  }
-
-  Polynomial polynomial(const AxisSum& sum, Scope& scope) const {
-    Polynomial result;
-    for (const AxisProduct& term : sum.terms) result = result + polynomial(term, scope);
-    return result;
-  }
-
-  Index number(const Polynomial& value, const SizeSystem& sizes) const {
-    const auto found = sizes.value(value);
-    if (!found) {
-      throw Error(ErrorCode::input,
-                  fmt::format("{}: {} cannot be read from the shapes of the tensors",
-                              checkpoint_.folder().string(), fmt::join(sizes.unknowns(), ", ")),
-                  "--set NAME=N, or --config FILE with the model's config.json");
-    }
-    if (*found < 0 || *found > std::numeric_limits<Index>::max()) {
-      throw Error(
-          ErrorCode::input,
-          fmt::format("{}: its sizes make an axis of {} entries, expected at most {}",
-                      checkpoint_.folder().string(), *found, std::numeric_limits<Index>::max()));
-    }
-    return static_cast<Index>(*found);
-  }
-
-  Index size_of(const Space& space) const {
-    return number(of_sizes(space.row->size), *space.home->sizes);
-  }
 
   /// What the shapes of a scope's tensors say of its sizes.
   void add_equations(Scope& scope, SizeSystem& sizes) {
@@ -585,7 +441,7 @@ class Builder {
 
   void add_part(const PartRow& part, Scope& scope, std::map<std::string, std::size_t>& blocks) {
     if (!holds(part.conditions)) return;
-    const BlockTable& block = *built_in_layout_tables().block(part.type);
+    const BlockTable& block = *tables_.block(part.type);
     Scope inside;
     inside.table = &block.scope;
     inside.parent = &scope;
@@ -675,7 +531,7 @@ class Builder {
   void check_parts(Scope& scope, const std::map<std::string, std::size_t>& blocks) const {
     for (const PartRow& part : scope.table->parts) {
       if (blocks.contains(part.prefix) || !holds(part.conditions)) continue;
-      const BlockTable& block = *built_in_layout_tables().block(part.type);
+      const BlockTable& block = *tables_.block(part.type);
       const std::string prefix = absolute(scope, part.prefix);
       int there = 0;
       int wanted = 0;
@@ -740,7 +596,7 @@ class Builder {
                               indexed(name, 0)));
     }
     Index count = 1;
-    if (!row.index.empty()) count = number(polynomial(row.index.front(), scope), *scope.sizes);
+    if (!row.index.empty()) count = length_of(polynomial(row.index.front(), scope), *scope.sizes);
     const std::vector<AxisSum>* shape = nullptr;
     for (Index e = 0; e < count; ++e) {
       const std::string own = indexed(name, e);
@@ -784,7 +640,7 @@ class Builder {
       for (std::size_t dim = 0; dim < alternative.size(); ++dim) {
         const bool is_any = alternative[dim].is_any() && dim < tensor.shape.size();
         shape.push_back(is_any ? static_cast<Index>(tensor.shape[dim])
-                               : number(polynomial(alternative[dim], scope), *scope.sizes));
+                               : length_of(polynomial(alternative[dim], scope), *scope.sizes));
       }
       if (tensor.shape == shape) return alternative;
       if (first.empty()) first = std::move(shape);
@@ -796,109 +652,16 @@ class Builder {
 
   // ---- groups
 
-  /// Everything that stands on an axis of a tensor, and where.
-  void find_occurrences(const AxisSum& sum, Scope& scope, int dim, Index offset, Index unit,
-                        const std::vector<Level>& outer, std::vector<Occurrence>& found) {
-    for (const AxisProduct& term : sum.terms) {
-      std::vector<Level> levels;
-      for (const AxisFactor& written : term.factors) {
-        const auto [factor, where] = meant(written, scope);
-        const Space space =
-            factor->kind == AxisFactor::Kind::name || factor->kind == AxisFactor::Kind::reverse
-                ? space_named(*where, factor->name)
-                : Space{};
-        levels.push_back({space.row, number(polynomial(written, scope), *scope.sizes), unit, 0});
-      }
-      for (std::size_t f = levels.size(); f-- > 1;) {
-        levels[f - 1].stride = levels[f].stride * levels[f].count;
-      }
-      const Index length = levels.front().stride * levels.front().count;
-      for (std::size_t f = 0; f < levels.size(); ++f) {
-        const auto [meaning, where] = meant(term.factors[f], scope);
-        const AxisFactor& factor = *meaning;
-        std::vector<Level> around = outer;
-        around.insert(around.end(), levels.begin(),
-                      levels.begin() + static_cast<std::ptrdiff_t>(f));
-        const std::vector<Level> inside(levels.begin() + static_cast<std::ptrdiff_t>(f) + 1,
-                                        levels.end());
-        const Level& level = levels[f];
-        Occurrence base{.space = {},
-                        .dim = dim,
-                        .count = level.count,
-                        .offset = offset,
-                        .stride = level.stride,
-                        .block = level.stride,
-                        .outer = around,
-                        .inner = inside};
-        switch (factor.kind) {
-          case AxisFactor::Kind::number:
-            break;
-          case AxisFactor::Kind::sum:
-            find_occurrences(factor.sum.front(), *where, dim, offset, level.stride, around, found);
-            break;
-          case AxisFactor::Kind::name:
-            base.space = space_named(*where, factor.name);
-            if (base.space.row != nullptr) found.push_back(std::move(base));
-            break;
-          case AxisFactor::Kind::reverse:
-            base.space = space_named(*where, factor.name);
-            base.offset += (base.count - 1) * base.stride;
-            base.stride = -base.stride;
-            found.push_back(std::move(base));
-            break;
-          case AxisFactor::Kind::mirror: {
-            base.space = space_named(*where, factor.name);
-            base.count /= 2;
-            found.push_back(base);
-            base.offset += (2 * base.count - 1) * base.stride;
-            base.stride = -base.stride;
-            found.push_back(base);
-            if (!factor.side.empty()) add_sides(base, *where, factor.side, offset, found);
-            break;
-          }
-        }
-      }
-      offset += length;
-    }
-  }
-
-  /// The two ends of each pair of a mirrored stretch, as a space of two for each pair.
-  void add_sides(const Occurrence& mirrored, Scope& scope, const std::string& side, Index offset,
-                 std::vector<Occurrence>& found) {
-    for (Index k = 0; k < mirrored.count; ++k) {
-      Occurrence ends = mirrored;
-      ends.space = space_named(scope, side);
-      ends.count = 2;
-      ends.offset = offset + k * mirrored.block;
-      ends.stride = (2 * mirrored.count - 1 - 2 * k) * mirrored.block;
-      ends.outer.push_back({mirrored.space.row, 1, 0, k});
-      found.push_back(std::move(ends));
-    }
-  }
-
   void bind_axes(const TensorRow& row, const std::vector<AxisSum>& shape, Scope& scope,
                  const std::string& name, Index count) {
-    std::vector<Occurrence> found;
-    if (!row.index.empty()) {
-      find_occurrences(row.index.front(), scope, AxisSegment::kWholeTensors, 0, 1, {}, found);
-    }
-    for (std::size_t dim = 0; dim < shape.size(); ++dim) {
-      if (shape[dim].is_any()) continue;
-      find_occurrences(shape[dim], scope, static_cast<int>(dim), 0, 1, {}, found);
-    }
     bool moves = false;
-    for (const Occurrence& occurrence : found) {
-      if (occurrence.space.row->fixed) continue;
-      bind_occurrence(occurrence, found, scope, name, count, !row.index.empty());
-      moves = moves || occurrence.count > 1;
-    }
-    if (!moves) return;
-    for (const Occurrence& occurrence : found) {
-      if (!occurrence.space.row->fixed && occurrence.count > 1) {
-        note_length(*occurrence.space.home, occurrence.count, size_text(occurrence.space));
-      }
-    }
-    note_products(shape, scope);
+    for_each_segment(row, shape, scope, name, count,
+                     [&](const Space& space, Index instance, Index size, AxisSegment&& segment) {
+                       group_of(space, instance, size).segments.push_back(std::move(segment));
+                       note_length(*space.home, size, size_text(space));
+                       moves = true;
+                     });
+    if (moves) note_products(shape, scope);
   }
 
   /// Lengths of products that move as a whole stretch: heads by headdim.
@@ -915,7 +678,7 @@ class Builder {
           words.push_back(space.row == nullptr ? factor.name : size_text(space));
         }
         if (!moves || words.size() != term.factors.size()) continue;
-        note_length(scope, number(polynomial(term, scope), *scope.sizes),
+        note_length(scope, length_of(polynomial(term, scope), *scope.sizes),
                     fmt::format("{}", fmt::join(words, " * ")));
       }
     }
@@ -930,145 +693,15 @@ class Builder {
     return text;
   }
 
-  void bind_occurrence(const Occurrence& occurrence, const std::vector<Occurrence>& all,
-                       Scope& scope, const std::string& name, Index tensors, bool is_indexed) {
-    const SpaceRow& row = *occurrence.space.row;
-    Scope& home = *occurrence.space.home;
-    std::vector<const SpaceRow*> wanted;
-    for (const std::string& index : row.per) wanted.push_back(space_named(home, index).row);
-    const auto is_wanted = [&](const SpaceRow* other) {
-      return other != nullptr && std::find(wanted.begin(), wanted.end(), other) != wanted.end();
-    };
-
-    // What encloses it on its own axis, down to the last index that it depends on.
-    std::vector<Level> own = occurrence.outer;
-    std::size_t inner = occurrence.inner.size();
-    while (inner > 0 && !is_wanted(occurrence.inner[inner - 1].row)) --inner;
-    own.insert(own.end(), occurrence.inner.begin(),
-               occurrence.inner.begin() + static_cast<std::ptrdiff_t>(inner));
-    const Index block = inner > 0 ? own.back().stride : occurrence.block;
-    const auto on_own_axis = [&](const SpaceRow* index) {
-      return std::any_of(own.begin(), own.end(),
-                         [&](const Level& level) { return level.row == index; });
-    };
-
-    // The deepest factors on other axes that it depends on.
-    std::vector<std::vector<const Occurrence*>> elsewhere;
-    std::set<int> dims;
-    for (const SpaceRow* index : wanted) {
-      if (index == nullptr || on_own_axis(index)) continue;
-      for (const Occurrence& other : all) {
-        if (other.space.row == index && other.dim != occurrence.dim) dims.insert(other.dim);
-      }
-    }
-    for (const int dim : dims) {
-      std::vector<const Occurrence*> deepest;
-      for (const Occurrence& other : all) {
-        if (other.dim != dim || !is_wanted(other.space.row)) continue;
-        if (!deepest.empty() && other.outer.size() < deepest.front()->outer.size()) continue;
-        if (!deepest.empty() && other.outer.size() > deepest.front()->outer.size()) deepest.clear();
-        deepest.push_back(&other);
-      }
-      elsewhere.push_back(std::move(deepest));
-    }
-
-    std::map<const SpaceRow*, Index> values;
-    {
-      loop_own(0, own, occurrence.offset, values, [&](Index offset) {
-        loop_elsewhere(0, elsewhere, {}, values, [&](const std::vector<AxisSlice>& slices) {
-          AxisSegment segment{.tensor = name,
-                              .dim = occurrence.dim,
-                              .offset = offset,
-                              .stride = occurrence.stride,
-                              .block = block,
-                              .within = {}};
-          if (occurrence.count < 2) return;
-          AxisGroup& group = group_of(occurrence, values, scope);
-          Index first = 0;
-          Index last = is_indexed && occurrence.dim != AxisSegment::kWholeTensors ? tensors : 1;
-          for (const AxisSlice& slice : slices) {
-            if (slice.dim == AxisSegment::kWholeTensors) {
-              first = slice.begin;
-              last = slice.begin + slice.count;
-            } else {
-              segment.within.push_back(slice);
-            }
-          }
-          if (occurrence.dim == AxisSegment::kWholeTensors || !is_indexed) {
-            group.segments.push_back(std::move(segment));
-            return;
-          }
-          for (Index e = first; e < last; ++e) {
-            segment.tensor = indexed(name, e);
-            group.segments.push_back(segment);
-          }
-        });
-      });
-    }
-  }
-
-  void loop_own(std::size_t at, const std::vector<Level>& levels, Index offset,
-                std::map<const SpaceRow*, Index>& values, const std::function<void(Index)>& visit) {
-    if (at == levels.size()) {
-      visit(offset);
-      return;
-    }
-    for (Index i = 0; i < levels[at].count; ++i) {
-      if (levels[at].row != nullptr) values[levels[at].row] = levels[at].first + i;
-      loop_own(at + 1, levels, offset + i * levels[at].stride, values, visit);
-    }
-  }
-
-  void loop_elsewhere(std::size_t at, const std::vector<std::vector<const Occurrence*>>& axes,
-                      const std::vector<AxisSlice>& slices,
-                      std::map<const SpaceRow*, Index>& values,
-                      const std::function<void(const std::vector<AxisSlice>&)>& visit) {
-    if (at == axes.size()) {
-      visit(slices);
-      return;
-    }
-    for (const Occurrence* other : axes[at]) {
-      loop_own(0, other->outer, other->offset, values, [&](Index offset) {
-        for (Index i = 0; i < other->count; ++i) {
-          values[other->space.row] = i;
-          auto more = slices;
-          more.push_back({other->dim, offset + i * other->stride, other->block});
-          loop_elsewhere(at + 1, axes, more, values, visit);
-        }
-      });
-    }
-  }
-
-  /// The group of a space for the indexes that it depends on.
-  AxisGroup& group_of(const Occurrence& occurrence, const std::map<const SpaceRow*, Index>& values,
-                      Scope& scope) {
-    const Space& space = occurrence.space;
-    Index instance = 0;
-    for (const std::string& index : space.row->per) {
-      const Space by = space_named(*space.home, index);
-      Index value = 0;
-      Index count = 1;
-      if (by.row != nullptr && values.contains(by.row)) {
-        value = values.at(by.row);
-        count = size_of(by);
-      } else {
-        for (Scope* at = &scope; at != nullptr; at = at->parent) {
-          if (const auto found = at->at.find(index); found != at->at.end()) {
-            value = found->second.first;
-            count = found->second.second;
-            break;
-          }
-        }
-      }
-      instance = instance * count + value;
-    }
+  AxisGroup& group_of(const Space& space, Index instance, Index size) {
     const auto key = std::tuple(space.home->id, space.row, instance);
     if (const auto found = groups_.find(key); found != groups_.end()) {
       return layout_.groups[found->second];
     }
     groups_.emplace(key, layout_.groups.size());
-    if (std::find(kinds_.begin(), kinds_.end(), space.row) == kinds_.end())
-      kinds_.push_back(space.row);
+    for (const SpaceRow& row : space.home->table->spaces) {  // in the order of the table
+      if (std::find(kinds_.begin(), kinds_.end(), &row) == kinds_.end()) kinds_.push_back(&row);
+    }
     depths_.push_back(static_cast<int>(space.row->per.size()));
     AxisGroup group;
     const std::string instance_text = space.row->per.empty() ? "" : fmt::format(".{}", instance);
@@ -1077,7 +710,7 @@ class Builder {
                      : fmt::format("{}/{}{}", space.home->shown, space.row->kind, instance_text);
     group.kind = space.row->kind;
     group.layer = space.home->layer;
-    group.size = occurrence.count;
+    group.size = size;
     layout_.groups.push_back(std::move(group));
     return layout_.groups.back();
   }
@@ -1090,11 +723,14 @@ class Builder {
     std::string words;
   };
 
+  /// A tensor beside a part may be on its axes, too: an adapter of the layer.
   void note_length(const Scope& home, Index length, std::string words) {
+    const bool is_in_layer = home.is_part && home.parent != nullptr;
+    const std::string& prefix = is_in_layer ? home.parent->prefix : home.prefix;
     for (const Length& known : moving_) {
-      if (known.length == length && known.prefix == home.prefix) return;
+      if (known.length == length && known.prefix == prefix) return;
     }
-    moving_.push_back({home.prefix, length, std::move(words)});
+    moving_.push_back({prefix, length, std::move(words)});
   }
 
   bool moments_of(const std::string& name) const {
@@ -1232,7 +868,7 @@ class Builder {
       const std::string prefix = tensor.name.substr(0, tensor.name.size() - 5);
       if (!prefix.empty() && !prefix.ends_with('.')) continue;
       if (layout_mirrors(prefix)) continue;
-      for (const LookAlike& other : built_in_layout_tables().look_alikes) {
+      for (const LookAlike& other : tables_.look_alikes) {
         if (other.tensor.empty() || checkpoint_.find(prefix + other.tensor) == nullptr) continue;
         throw Error(ErrorCode::unsupported,
                     fmt::format("tensor '{}{}': belongs to {}, which is not Mamba", prefix,
@@ -1257,6 +893,7 @@ class Builder {
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
   const LayoutRequest& request_;
+  const LayoutTables& tables_;
   const ModelSpec* preset_ = nullptr;
   Layout layout_;
   std::string base_;
@@ -1278,9 +915,9 @@ class Builder {
 /// The key of config.json that says what a model is.
 std::string model_type(const ModelConfig& config) { return config.text("model_type"); }
 
-void refuse_look_alike(const ModelConfig& config) {
+void refuse_look_alike(const ModelConfig& config, const LayoutTables& tables) {
   const std::string type = model_type(config);
-  for (const LookAlike& other : built_in_layout_tables().look_alikes) {
+  for (const LookAlike& other : tables.look_alikes) {
     if (std::find(other.model_types.begin(), other.model_types.end(), type) ==
         other.model_types.end()) {
       continue;
@@ -1300,11 +937,11 @@ bool matches(const LayoutTable& table, const ModelConfig& config, const Checkpoi
 }
 
 /// The table that was asked for by name: of several dialects the one whose tensors are there.
-const LayoutTable& table_named(const std::string& name, const ModelConfig& config,
-                               const Checkpoint& checkpoint) {
+const LayoutTable& table_named(const std::string& name, const LayoutTables& tables,
+                               const ModelConfig& config, const Checkpoint& checkpoint) {
   const LayoutTable* found = nullptr;
   std::set<std::string> names = {"auto", "mixers"};
-  for (const LayoutTable& table : built_in_layout_tables().layouts) {
+  for (const LayoutTable& table : tables.layouts) {
     names.insert(table.name);
     if (table.name != name) continue;
     if (matches(table, config, checkpoint)) return table;
@@ -1315,10 +952,23 @@ const LayoutTable& table_named(const std::string& name, const ModelConfig& confi
                                             fmt::join(names, ", ")));
 }
 
-Layout whole(const LayoutTable& table, const Checkpoint& checkpoint, const ModelConfig& config,
-             const LayoutRequest& request) {
+/// The built-in tables and those of a file, which come last.
+LayoutTables tables_with(const std::filesystem::path& file) {
+  constexpr std::int64_t kMaxBytes = 1 << 20;
+  LayoutTables tables = built_in_layout_tables();
+  const std::size_t before = tables.layouts.size();
+  parse_layout_tables(read_text(file, kMaxBytes), file.filename().string(), tables);
+  if (tables.layouts.size() == before) {
+    throw Error(ErrorCode::input, fmt::format("{}: has no layout", file.filename().string()),
+                "src/layouts/README.md says how one is written");
+  }
+  return tables;
+}
+
+Layout whole(const LayoutTable& table, const LayoutTables& tables, const Checkpoint& checkpoint,
+             const ModelConfig& config, const LayoutRequest& request) {
   if (table.name == "mamba1") return layout_of(checkpoint, ModelSpec::of(checkpoint));
-  return Builder(checkpoint, config, request).whole(table, nullptr);
+  return Builder(checkpoint, config, request, tables).whole(table, nullptr);
 }
 
 }  // namespace
@@ -1341,8 +991,9 @@ std::vector<std::string> Layout::kinds() const {
 Layout layout_of(const Checkpoint& checkpoint, const ModelSpec& spec) {
   static const LayoutRequest kNothingAsked;
   const ModelConfig none;
-  return Builder(checkpoint, none, kNothingAsked)
-      .whole(table_named("mamba1", none, checkpoint), &spec);
+  const LayoutTables& tables = built_in_layout_tables();
+  return Builder(checkpoint, none, kNothingAsked, tables)
+      .whole(table_named("mamba1", tables, none, checkpoint), &spec);
 }
 
 Layout layout_of(const Checkpoint& checkpoint, const LayoutRequest& request) {
@@ -1350,16 +1001,25 @@ Layout layout_of(const Checkpoint& checkpoint, const LayoutRequest& request) {
   if (!checkpoint.config_text().empty()) {
     config = ModelConfig(checkpoint.config_text(), checkpoint.config_path().filename().string());
   }
-  if (request.name != "auto" && request.name != "mixers") {
-    return whole(table_named(request.name, config, checkpoint), checkpoint, config, request);
+  LayoutTables own;
+  if (request.name.ends_with(".layout")) own = tables_with(request.name);
+  const LayoutTables& tables = own.layouts.empty() ? built_in_layout_tables() : own;
+  if (!own.layouts.empty()) {
+    const LayoutTable& table = table_named(own.layouts.back().name, tables, config, checkpoint);
+    return whole(table, tables, checkpoint, config, request);
   }
-  refuse_look_alike(config);
+  if (request.name != "auto" && request.name != "mixers") {
+    return whole(table_named(request.name, tables, config, checkpoint), tables, checkpoint, config,
+                 request);
+  }
+  refuse_look_alike(config, tables);
   if (request.name == "auto") {
-    for (const LayoutTable& table : built_in_layout_tables().layouts) {
-      if (matches(table, config, checkpoint)) return whole(table, checkpoint, config, request);
+    for (const LayoutTable& table : tables.layouts) {
+      if (!matches(table, config, checkpoint)) continue;
+      return whole(table, tables, checkpoint, config, request);
     }
   }
-  Layout layout = Builder(checkpoint, config, request).mixers();
+  Layout layout = Builder(checkpoint, config, request, tables).mixers();
   if (!layout.blocks.empty()) return layout;
   const std::string type = model_type(config);
   if (!type.empty()) {

@@ -443,6 +443,16 @@ class Parser {
   int here_ = 0;
 };
 
+/// Throws Error{input} for a part of a type that no block has.
+void check_parts(const ScopeTable& scope, const LayoutTables& tables, std::string_view name) {
+  for (const PartRow& part : scope.parts) {
+    if (tables.block(part.type) != nullptr) continue;
+    throw Error(ErrorCode::input,
+                fmt::format("{}: part {}: there is no such block", name, part.type));
+  }
+  for (const EachRow& row : scope.eaches) check_parts(row.scope.front(), tables, name);
+}
+
 }  // namespace
 
 const BlockTable* LayoutTables::block(std::string_view type) const noexcept {
@@ -453,6 +463,7 @@ const BlockTable* LayoutTables::block(std::string_view type) const noexcept {
 
 void parse_layout_tables(std::string_view text, std::string_view name, LayoutTables& tables) {
   Parser(text, name, tables).run();
+  for (const LayoutTable& layout : tables.layouts) check_parts(layout.scope, tables, name);
 }
 
 AxisFactor parse_axis_factor(std::string_view text) {

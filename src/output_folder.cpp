@@ -95,12 +95,16 @@ OutputFolder::OutputFolder(const fs::path& target, Existing existing,
   if (failure) io_failed(target, "resolved", failure.value());
   if (!target_.has_filename()) target_ = target_.parent_path();
   for (const fs::path& input : inputs) {
-    const fs::path folder = fs::weakly_canonical(fs::absolute(input) / ".", failure);
-    const fs::path source = folder.has_filename() ? folder : folder.parent_path();
-    if (is_inside(target_, source)) {
+    const fs::path found = fs::weakly_canonical(fs::absolute(input), failure);
+    const fs::path source = found.has_filename() ? found : found.parent_path();
+    const bool holds = is_inside(source, target_);  // and would take it along when replaced
+    if (holds || is_inside(target_, source)) {
       throw Error(ErrorCode::usage,
-                  fmt::format("-o {}: is {}the input {}", target.string(),
-                              target_ == source ? "" : "inside ", source.string()),
+                  fmt::format("-o {}: {} the input {}", target.string(),
+                              target_ == source ? "is"
+                              : holds           ? "holds"
+                                                : "is inside",
+                              source.string()),
                   "the input is never written to; name another folder");
     }
   }

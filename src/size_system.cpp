@@ -160,10 +160,16 @@ bool SizeSystem::eliminate() {
   bool learnt = false;
   for (const auto& [monomial, column] : columns) {
     for (const Row& row : rows) {
-      if (row[column] == 0 || row.back() % row[column] != 0) continue;
+      if (row[column] == 0) continue;
       const auto others =
           std::count_if(row.begin(), row.end() - 1, [](std::int64_t entry) { return entry != 0; });
-      if (others == 1 && learn(monomial, row.back() / row[column])) learnt = true;
+      if (others != 1) continue;
+      if (row.back() % row[column] == 0) {
+        learnt = learn(monomial, row.back() / row[column]) || learnt;
+      } else if (misfit_.empty()) {
+        misfit_ =
+            fmt::format("{} would be {} / {}", fmt::join(monomial, " * "), row.back(), row[column]);
+      }
     }
   }
   return learnt;

@@ -45,6 +45,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([tool, folder], check=True)
         for family in sorted(pathlib.Path(folder).iterdir(), key=lambda path: int(path.name)):
+            if "logits" not in json.loads((family / "expected.json").read_text()):
+                continue  # not a model of transformers
             name, difference, strangers = compare(family)
             failed |= difference is None or not difference < LIMIT
             print(f"{name:45} {'%.1e' % difference if difference is not None else strangers}")

@@ -82,7 +82,7 @@ struct Wiring {
 
 /// What a checkpoint is asked to be taken for.
 struct LayoutRequest {
-  /// "auto", a table by name, or "mixers" for nothing but the mixers in it.
+  /// "auto", a table by name, a file NAME.layout, or "mixers" for nothing but those in it.
   std::string name = "auto";
 
   /// Sizes that cannot be read from the tensors: {"ngroups", 2}.

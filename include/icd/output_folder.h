@@ -18,8 +18,8 @@ class OutputFolder {
     replace,  ///< its place is taken; see publish()
   };
 
-  /// `inputs` are folders that must not be written to: Error{usage} if `target` is one of
-  /// them or lies inside one. Throws Error{io} if the sibling cannot be made.
+  /// `inputs` are folders and files that must not be written to: Error{usage} if `target` is one
+  /// of them, lies inside one or holds one. Throws Error{io} if the sibling cannot be made.
   OutputFolder(const std::filesystem::path& target, Existing existing,
                const std::vector<std::filesystem::path>& inputs);
   ~OutputFolder();

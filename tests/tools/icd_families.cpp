@@ -1,7 +1,9 @@
-// Writes the test families as models, for experiments/conformance/families.py:
+// Writes every test family as a checkpoint:
 //   icd_families FOLDER
-// makes FOLDER/0, FOLDER/1, ... with config.json, model.safetensors and expected.json, which holds
-// the family's name, the ids of two sequences and the logits that the naive forward gives for them.
+// makes FOLDER/0, FOLDER/1, ... with model.safetensors, the family's config file if it has one, and
+// expected.json: the family's name, its config file, the sizes for --set and, where transformers
+// has the model, the ids of two sequences and the logits that the naive forward gives for them.
+// For experiments/conformance/families.py and experiments/layouts/run.py.
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -21,17 +23,20 @@ int main(int argc, char** argv) {
   constexpr std::uint64_t kInputs = 2;
   std::vector<icd::testing::Family> families = icd::testing::mamba_families();
   for (auto& family : icd::testing::hybrid_families()) families.push_back(std::move(family));
+  for (auto& family : icd::testing::other_families()) families.push_back(std::move(family));
   int count = 0;
   for (const auto& family : families) {
-    const nlohmann::json config = nlohmann::json::parse(family.config, nullptr, false);
-    if (!config.contains("model_type") || !config.contains("architectures")) continue;
     const std::filesystem::path folder = std::filesystem::path(argv[1]) / std::to_string(count++);
     const icd::testing::NaiveTensors tensors = family.make(kWeights);
     icd::testing::write_family(folder, family, tensors);
-    const nlohmann::json expected = {
-        {"name", family.name},
-        {"ids", icd::testing::random_ids(kInputs, config.at("vocab_size"))},
-        {"logits", family.forward(tensors, kInputs)}};
+    nlohmann::json expected = {{"name", family.name},
+                               {"config", family.config.empty() ? "" : family.config_file},
+                               {"settings", family.settings}};
+    const nlohmann::json config = nlohmann::json::parse(family.config, nullptr, false);
+    if (config.contains("model_type") && config.contains("architectures")) {
+      expected["ids"] = icd::testing::random_ids(kInputs, config.at("vocab_size"));
+      expected["logits"] = family.forward(tensors, kInputs);
+    }
     std::ofstream(folder / "expected.json") << expected.dump() << "\n";
   }
   return 0;
