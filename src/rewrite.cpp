@@ -6,16 +6,14 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
-#include <fstream>
 #include <optional>
 
 #include "file_pump.h"
 #include "icd/error.h"
 #include "icd/output_folder.h"
+#include "icd/write_checkpoint.h"
 #include "json.h"
 #include "permute_tensor.h"
-#include "safetensors.h"
-#include "torch_writer.h"
 
 namespace icd {
 namespace {
@@ -344,40 +342,9 @@ class SameFormat {
   std::int64_t position_ = 0;
 };
 
-/// Whole tensors in file order, each with the names it goes under in a new file.
-struct NewTensor {
-  const StoredTensor* tensor;
-  std::vector<std::string> names;
-};
-
-/// What a new file of `container` holds. In a PyTorch file names of one storage share it;
-/// in safetensors every name has its own bytes.
-std::vector<NewTensor> new_tensors(const Checkpoint& checkpoint, int file, const TensorMoves& moves,
-                                   const RewriteOptions& options) {
-  std::vector<NewTensor> tensors;
-  for (const StoredTensor& tensor : checkpoint.tensors()) {
-    if (tensor.file != file || options.omitted.contains(tensor.name)) continue;
-    std::vector<std::string> names = {tensor.name};
-    for (const auto& [alias, name] : options.aliases) {
-      if (name == tensor.name && checkpoint.find(alias) == nullptr) names.push_back(alias);
-    }
-    const StoredTensor* before = tensors.empty() ? nullptr : tensors.back().tensor;
-    if (options.container == Container::torch && before != nullptr &&
-        before->begin == tensor.begin && before->shape == tensor.shape &&
-        before->strides == tensor.strides && before->dtype == tensor.dtype &&
-        same_move(*before, tensor, moves)) {
-      tensors.back().names.insert(tensors.back().names.end(), names.begin(), names.end());
-    } else {
-      tensors.push_back({&tensor, std::move(names)});
-    }
-  }
-  return tensors;
-}
-
 /// Feeds a moved tensor, packed, to `write(bytes)` piece by piece.
-template <typename Write>
-void write_packed(const Checkpoint& checkpoint, const StoredTensor& tensor,
-                  const TensorMoves& moves, Write write) {
+void write_moved(const Checkpoint& checkpoint, const StoredTensor& tensor, const TensorMoves& moves,
+                 const ByteSink& write) {
   static const std::vector<AxisMove> kNone;
   const auto* own = moves_of(tensor, moves);
   const auto& order = own == nullptr ? kNone : own->axes;
@@ -421,67 +388,67 @@ std::string converted_name(std::string name, Container to) {
                                       : swap("model", ".safetensors", "pytorch_model", ".bin");
 }
 
+/// What a file written anew holds: whole tensors in file order. In a PyTorch file names of one
+/// storage share it; in safetensors every name has its own bytes.
+std::vector<NewTensor> new_tensors(const Checkpoint& checkpoint, int file, const TensorMoves& moves,
+                                   const RewriteOptions& options, RewriteReport& report,
+                                   Progress& progress) {
+  std::vector<NewTensor> tensors;
+  const StoredTensor* before = nullptr;
+  for (const StoredTensor& tensor : checkpoint.tensors()) {
+    if (tensor.file != file || options.omitted.contains(tensor.name)) continue;
+    if (dtype_bytes(tensor.dtype) == 0) {
+      throw Error(ErrorCode::unsupported,
+                  fmt::format("tensor '{}': is of type {}, which cannot be written anew",
+                              tensor.name, tensor.dtype_text),
+                  "--format same carries it byte for byte");
+    }
+    const bool is_alias = options.container == Container::torch && before != nullptr &&
+                          before->begin == tensor.begin && before->shape == tensor.shape &&
+                          before->strides == tensor.strides && before->dtype == tensor.dtype &&
+                          same_move(*before, tensor, moves);
+    if (is_alias) {
+      tensors.back().aliases.push_back(tensor.name);
+    } else {
+      before = &tensor;
+      tensors.push_back(carried(checkpoint, tensor, tensor.name));
+      tensors.back().produce = [&checkpoint, &tensor, &moves, &report,
+                                &progress](const ByteSink& sink) {
+        bool non_finite = false;
+        write_moved(checkpoint, tensor, moves, [&](std::span<const std::byte> bytes) {
+          non_finite = non_finite || holds_non_finite(tensor.dtype, bytes);
+          sink(bytes);
+        });
+        if (non_finite) report.non_finite.push_back(tensor.name);
+        if (moves_of(tensor, moves) != nullptr) {
+          ++report.moved_tensors;
+          report.moved_bytes += tensor.span_bytes;
+        }
+        progress.advance(tensor.span_bytes, tensor.name);
+      };
+    }
+    if (options.container != Container::torch) continue;
+    for (const auto& [alias, name] : options.aliases) {
+      if (name == tensor.name && checkpoint.find(alias) == nullptr) {
+        tensors.back().aliases.push_back(alias);
+      }
+    }
+  }
+  return tensors;
+}
+
 /// Writes one file anew in the other format; returns its name.
 std::string convert(const Checkpoint& checkpoint, const TensorMoves& moves, int file,
                     const fs::path& folder, const RewriteOptions& options, RewriteReport& report,
                     Progress& progress, std::map<std::string, std::string>& weight_map) {
-  const std::string name =
+  std::string name =
       converted_name(checkpoint.files()[static_cast<std::size_t>(file)]->name, options.container);
-  const auto tensors = new_tensors(checkpoint, file, moves, options);
+  const auto tensors = new_tensors(checkpoint, file, moves, options, report, progress);
   for (const NewTensor& tensor : tensors) {
-    if (dtype_bytes(tensor.tensor->dtype) == 0) {
-      throw Error(ErrorCode::unsupported,
-                  fmt::format("tensor '{}': is of type {}, which cannot be written anew",
-                              tensor.tensor->name, tensor.tensor->dtype_text),
-                  "--format same carries it byte for byte");
-    }
-    for (const std::string& alias : tensor.names) weight_map[alias] = name;
+    weight_map[tensor.name] = name;
+    for (const std::string& alias : tensor.aliases) weight_map[alias] = name;
   }
-  const auto pass = [&](const StoredTensor& tensor, auto write) {
-    bool non_finite = false;
-    write_packed(checkpoint, tensor, moves, [&](std::span<const std::byte> bytes) {
-      non_finite = non_finite || holds_non_finite(tensor.dtype, bytes);
-      write(bytes);
-    });
-    if (non_finite) report.non_finite.push_back(tensor.name);
-    if (moves_of(tensor, moves) != nullptr) {
-      ++report.moved_tensors;
-      report.moved_bytes += tensor.span_bytes;
-    }
-    progress.advance(tensor.span_bytes, tensor.name);
-  };
-
-  if (options.container == Container::torch) {
-    std::vector<TorchWriter::Entry> entries;
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-      for (const std::string& alias : tensors[i].names) {
-        entries.push_back(
-            {alias, tensors[i].tensor->dtype, tensors[i].tensor->shape, static_cast<int>(i)});
-      }
-    }
-    TorchWriter writer(folder / name, "pytorch_model", std::move(entries));
-    for (const NewTensor& tensor : tensors) {
-      pass(*tensor.tensor, [&](std::span<const std::byte> bytes) { writer.write(bytes); });
-    }
-    writer.finish();
-    return name;
-  }
-  std::vector<SafetensorsEntry> entries;
-  for (const NewTensor& tensor : tensors) {
-    entries.push_back({tensor.names.front(), tensor.tensor->dtype, tensor.tensor->shape});
-  }
-  std::ofstream out(folder / name, std::ios::binary);
-  const std::string header = safetensors_header(entries);
-  out.write(header.data(), static_cast<std::streamsize>(header.size()));
-  for (const NewTensor& tensor : tensors) {
-    pass(*tensor.tensor, [&](std::span<const std::byte> bytes) {
-      out.write(reinterpret_cast<const char*>(bytes.data()),
-                static_cast<std::streamsize>(bytes.size()));
-    });
-  }
-  if (!out.flush()) {
-    throw Error(ErrorCode::io, fmt::format("{}: cannot be written", (folder / name).string()));
-  }
+  write_weight_file(folder / name, options.container, tensors);
   return name;
 }
 
