@@ -90,7 +90,7 @@ int run(const Options& options, Context& context) {
 void add_convert(CLI::App& app, Action& action) {
   auto options = std::make_shared<Options>();
   CLI::App& command = *app.add_subcommand(
-      "convert", "turn a Mamba-1 or Mamba-2 model of mamba-ssm into one of transformers, or back");
+      "convert", "from mamba-ssm's names, config and file to transformers', or back");
   options->model.add_to(command);
   command.add_option("--to", options->to, "hf (transformers) or mamba-ssm")
       ->required()

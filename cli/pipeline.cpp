@@ -99,13 +99,10 @@ void ModelOptions::add_layout_to(CLI::App& command) {
   command.add_option("--config", config, "a config.json that is not beside the weights")
       ->type_name("FILE");
   command
-      .add_option("--layout", layout,
-                  "what the checkpoint is: auto, mixers (only those), a table by name, FILE.layout")
+      .add_option("--layout", layout, "what it is: auto, mixers, a table by name or a FILE.layout")
       ->type_name("L")
       ->capture_default_str();
-  command
-      .add_option("--set", settings,
-                  "a size that neither shapes nor config tell: ngroups=2; several with commas")
+  command.add_option("--set", settings, "a size that shapes and config do not tell: ngroups=2")
       ->delimiter(',')
       ->type_name("NAME=N");
 }
@@ -169,6 +166,11 @@ LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request
     context.terminal.warn(
         fmt::format("{}: other weights, in the old order: not carried along", name));
   }
+  if (model.layout.name == "mixers" && request.name == "auto") {
+    context.terminal.warn(fmt::format(
+        "{}: no table knows this model: its mixers are re-ordered, each by itself, and no more",
+        model.resolved.path.string()));
+  }
   warn_of_strangers(model.layout, context.terminal);
   return model;
 }
@@ -220,8 +222,7 @@ TokenSource token_source(const TokenOptions& options, const LoadedModel& model) 
 void PlanOptions::add_to(CLI::App& command) {
   command
       .add_option("--group", groups,
-                  "kinds of groups, as `icd inspect` lists them, or all; several with commas. "
-                  "Without it inner, or head and channel")
+                  "kinds that `icd inspect` lists, or all; else inner, or head,channel")
       ->delimiter(',')
       ->type_name("G");
   command.add_option("--solver", solver, "how to order (`icd solve --list`)")

@@ -55,6 +55,10 @@ template <typename Real>
 std::unique_ptr<BlockBody<Real>> experts_body(const BlockWeights<Real>& weights,
                                               const BlockMath<Real>& math);
 
+template <typename Real>
+std::unique_ptr<BlockBody<Real>> textbook_body(const BlockWeights<Real>& weights,
+                                               const BlockMath<Real>& math);
+
 /// A causal depthwise convolution over rows of `channels`.
 template <typename Real>
 class Convolution {

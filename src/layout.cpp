@@ -114,7 +114,7 @@ class Builder {
   Layout mixers() {
     layout_.name = "mixers";
     layout_.spec.architecture = "mixers";
-    layout_.spec.dialect = "any";
+    layout_.spec.dialect = "";
     layout_.spec.tied_head = false;
     std::set<std::string> taken;
     for (const BlockTable& block : tables_.blocks) {
@@ -313,7 +313,14 @@ class Builder {
                   "the setting belongs to another checkpoint, or a file was edited");
     }
     if (!sizes.misfit().empty()) {
-      throw Error(ErrorCode::input, fmt::format("sizes{}: {}", where, sizes.misfit()),
+      std::vector<std::string> said;
+      for (const auto& [name, claim] : claims) {
+        said.push_back(fmt::format("{} is {:.0f}", claim.source, claim.value));
+      }
+      throw Error(ErrorCode::input,
+                  said.empty() ? fmt::format("sizes{}: {}", where, sizes.misfit())
+                               : fmt::format("{}, but then the tensors{} say that {}",
+                                             fmt::join(said, ", "), where, sizes.misfit()),
                   "--set NAME=N or config.json has to say what the tensors' shapes allow");
     }
     if (const auto unknown = sizes.unknowns(); !unknown.empty() && preset_ == nullptr) {
@@ -998,6 +1005,10 @@ Layout layout_of(const Checkpoint& checkpoint, const ModelSpec& spec) {
 
 Layout layout_of(const Checkpoint& checkpoint, const LayoutRequest& request) {
   ModelConfig config;
+  if (checkpoint.config_text().empty() && std::filesystem::exists(checkpoint.config_path())) {
+    throw Error(ErrorCode::input, fmt::format("{}: is empty", checkpoint.config_path().string()),
+                "without it icd would look for the mixers alone");
+  }
   if (!checkpoint.config_text().empty()) {
     config = ModelConfig(checkpoint.config_text(), checkpoint.config_path().filename().string());
   }

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Every family icd knows, through the program: inspect, permute all groups, verify, undo.
 
     experiments/layouts/run.py --icd build/icd --tool build/icd_families [--out RESULT.json]
@@ -29,7 +30,7 @@ def pass_through(program, folder):
     layout = (["--set", ",".join(told)] if told else []) + (
         ["--config", folder / about["config"]] if about["config"] else [])
     row = {"family": about["name"], "settings": about["settings"]}
-    out, back = folder / "out", folder / "back"
+    out, back = (folder.parent / f"{folder.name}-{end}" for end in ("out", "back"))
 
     inspected, status, error = icd(program, "inspect", folder, *layout, "--json")
     if status:

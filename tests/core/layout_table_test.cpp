@@ -35,7 +35,7 @@ TEST(LayoutTable, SaysWhichLineItDoesNotUnderstand) {
   EXPECT_EQ(refusal("block x\n  tensor A : a b\n"), "x.layout, line 2: 'b' is too much in 'a b'");
   EXPECT_EQ(refusal("block x\n  tensor A\n"), "x.layout, line 2: expected: tensor NAME : AXES");
   EXPECT_EQ(refusal("block x\n  anchor A\n"), "x.layout, line 2: a block has tensors");
-  EXPECT_EQ(refusal("layout x\n  root\n"), "x.layout, line 1: 'layout x' is cut short");
+  EXPECT_EQ(refusal("layout x\n  root\n"), "x.layout, line 2: 'layout x' is cut short");
   EXPECT_EQ(refusal("layout x\n    space a b\n  space c d\n"),
             "x.layout, line 3: stands deeper than the line above allows");
   EXPECT_EQ(refusal("layout x\n  part mixer at m.\n"),
