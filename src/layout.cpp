@@ -290,6 +290,11 @@ class Builder {
     }
     for (const auto& [name, claim] : claims) {
       check_claim(name, claim);
+      for (const auto& [other_name, other] : claims) {
+        if (other_name != name || other.value == claim.value) continue;
+        throw Error(ErrorCode::input, fmt::format("{} is {:.0f}, but {} is {:.0f}", claim.source,
+                                                  claim.value, other.source, other.value));
+      }
       if (!sizes.value(name)) {
         // Whoever has the file alone has to be told again: it goes into the plan.
         if (layout_.name == "mixers") layout_.settings[name] = static_cast<Index>(claim.value);

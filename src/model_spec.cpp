@@ -149,7 +149,7 @@ Stated stated_by(const Config& config) {
     const std::string type = config.text("model_type", "");
     if (type != "mamba") {
       not_supported(fmt::format("{}: model_type is '{}', expected 'mamba'", config.name(), type),
-                    "icd re-orders Mamba-1 language models so far");
+                    "--layout auto finds out what it is");
     }
     return stated_by_hf(config);
   }

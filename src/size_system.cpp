@@ -168,8 +168,9 @@ bool SizeSystem::eliminate() {
       if (row.back() % row[column] == 0) {
         learnt = learn(monomial, row.back() / row[column]) || learnt;
       } else if (misfit_.empty()) {
-        misfit_ =
-            fmt::format("{} would be {} / {}", fmt::join(monomial, " * "), row.back(), row[column]);
+        const bool flips = row[column] < 0;
+        misfit_ = fmt::format("{} would be {} / {}", fmt::join(monomial, " * "),
+                              flips ? -row.back() : row.back(), std::abs(row[column]));
       }
     }
   }

@@ -799,9 +799,35 @@ TEST(BlockForward, AnEmptyBatchGivesNothing) {
   EXPECT_TRUE(Written(one).reference({.sequences = 5, .length = 0}, {}).empty());
 }
 
+TEST(BlockForward, RunsTheRecurrenceOfTheTextbooks) {
+  // h' = A h + B x + b, y = C h' + D x with two states, one input and one output, in the head.
+  const ScratchFolder scratch;
+  const auto f64 = [](std::initializer_list<double> values) {
+    return std::string(reinterpret_cast<const char*>(std::data(values)), 8 * values.size());
+  };
+  testing::write_file(scratch / "net.safetensors",
+                      testing::safetensors_bytes({{"A.weight", "F64", {2, 2}, f64({0.5, 1, 0, 2})},
+                                                  {"B.weight", "F64", {2, 1}, f64({1, 3})},
+                                                  {"B.bias", "F64", {2}, f64({0, 1})},
+                                                  {"C.weight", "F64", {1, 2}, f64({1, -1})},
+                                                  {"D.weight", "F64", {1, 1}, f64({10})}}));
+  const Checkpoint checkpoint = Checkpoint::open(scratch / "net.safetensors");
+  const Layout layout = layout_of(checkpoint);
+  ASSERT_EQ(layout.blocks.size(), 1u);
+  const std::vector<double> x = {1, 0, 2, 0};  // two sequences of two tokens
+  std::vector<double> y(4);
+  reference_block(checkpoint, layout.blocks[0])->run({2, 2}, x, y);
+  // h = (1, 4), then (0.5 + 4, 8 + 1); from zero again (2, 7), then (1 + 7, 14 + 1).
+  EXPECT_EQ(y, (std::vector<double>{1 - 4 + 10, 4.5 - 9, 2 - 7 + 20, 8 - 15}));
+  std::vector<float> y32(4);
+  const std::vector<float> x32(x.begin(), x.end());
+  fast_block(checkpoint, layout.blocks[0])->run({2, 2}, x32, y32);
+  EXPECT_EQ(y32, (std::vector<float>{7, -4.5, 15, -7}));
+}
+
 TEST(BlockForward, KnowsWhichTypesItRuns) {
   for (const Case& one : cases()) EXPECT_TRUE(has_forward(one.type)) << one.type;
-  EXPECT_FALSE(has_forward("textbook"));
+  EXPECT_FALSE(has_forward("oxidizr_mamba2"));
 }
 
 template <typename Call>
@@ -817,9 +843,9 @@ void expect_error(ErrorCode code, const std::string& what, Call call) {
 
 TEST(BlockForward, RefusesWhatItCannotRun) {
   Case other = mamba2("Mamba2", {}, {.groups = 2});
-  other.type = "textbook";
+  other.type = "oxidizr_mamba2";
   const Written written(other);
-  expect_error(ErrorCode::unsupported, "block 'm.': is a textbook",
+  expect_error(ErrorCode::unsupported, "block 'm.': is a oxidizr_mamba2",
                [&] { reference_block(written.checkpoint, written.block); });
 }
 

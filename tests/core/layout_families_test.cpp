@@ -2,7 +2,6 @@
 // each group may be re-ordered, no binding may be forgotten, what looks like a symmetry and is
 // none changes the output.
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -128,8 +127,6 @@ class LayoutOfFamily : public ::testing::TestWithParam<int> {
 
 TEST_P(LayoutOfFamily, ReordersEachGroupExactly) {
   ASSERT_FALSE(layout_.groups.empty()) << family_.name;
-  fmt::print(stderr, "LAYOUT {} : {} {}\n", family_.name, layout_.name,
-             fmt::join(layout_.kinds(), ","));
   for (const AxisGroup& group : layout_.groups) {
     EXPECT_LT(change(layout_, {{group.name, derangement(group.size, 7)}}), 1e-12)
         << family_.name << ": " << group.name;
@@ -185,6 +182,80 @@ TEST_P(LayoutOfFamily, IsNotWhatSomeoneMightTakeForIt) {
     change(tensors);
     EXPECT_GT(apart(before_, family_.forward(tensors, kInputs)), 1e-6)
         << family_.name << ": " << name;
+  }
+}
+
+const Family& family_named(const std::vector<Family>& all, std::string_view beginning) {
+  const auto at = std::find_if(all.begin(), all.end(), [&](const Family& family) {
+    return family.name.starts_with(beginning);
+  });
+  EXPECT_NE(at, all.end()) << beginning;
+  return *at;
+}
+
+/// Why a family's files are refused after `change` of what is written.
+std::string refusal(const Family& family, const NaiveTensors& tensors,
+                    const LayoutRequest& request = {}) {
+  const ScratchFolder scratch;
+  testing::write_family(scratch / "m", family, tensors);
+  try {
+    layout_of(Checkpoint::open(scratch / "m"), request);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(LayoutRefusal, OfAZambaFileThatIsDeclaredMamba1) {
+  // in_proj has the same shape in both, and its rows mean something else.
+  const auto families = all_families();
+  Family zamba = family_named(families, "zamba");
+  const NaiveTensors tensors = zamba.make(kSeed);
+  const auto at = zamba.config.find("\"zamba\"");
+  ASSERT_NE(at, std::string::npos);
+  zamba.config.replace(at, 7, "\"mamba\"");
+  EXPECT_NE(refusal(zamba, tensors), "accepted");
+  EXPECT_NE(refusal(family_named(families, "zamba"), tensors, {.name = "mamba1", .settings = {}}),
+            "accepted");
+}
+
+TEST(LayoutRefusal, OfSizesThatOnlyAConfigTells) {
+  const auto families = all_families();
+  const Family& pair = family_named(families, "pair of mamba-2");
+  const NaiveTensors tensors = pair.make(kSeed);
+  EXPECT_THAT(refusal(pair, tensors), ::testing::HasSubstr("ngroups: cannot be read"));
+  EXPECT_EQ(refusal(pair, tensors, {.name = "auto", .settings = pair.settings}), "accepted");
+}
+
+TEST(LayoutRefusal, OfAStrangerOnAnAxisThatMoves) {
+  const auto families = all_families();
+  for (const char* name : {"jamba", "nemotron_h", "falcon_h1", "vim v2"}) {
+    const Family& family = family_named(families, name);
+    NaiveTensors tensors = family.make(kSeed);
+    const auto layer = std::find_if(tensors.begin(), tensors.end(), [](const auto& tensor) {
+      return tensor.first.find("layers.0.") != std::string::npos &&
+             tensor.second.shape.size() == 1;  // a norm: as long as the stream
+    });
+    ASSERT_NE(layer, tensors.end());
+    const std::string prefix = layer->first.substr(0, layer->first.find("layers.0.") + 9);
+    tensors[prefix + "adapter.weight"] = layer->second;
+    EXPECT_THAT(refusal(family, tensors), ::testing::HasSubstr("adapter.weight': is not part of"))
+        << name;
+  }
+}
+
+TEST(LayoutRefusal, OfATensorThatIsMissing) {
+  const auto families = all_families();
+  for (const char* name : {"jamba", "bamba", "granitemoehybrid", "zamba2", "mamba-ssm Mamba3"}) {
+    const Family& family = family_named(families, name);
+    NaiveTensors tensors = family.make(kSeed);
+    const auto gone = std::find_if(tensors.begin(), tensors.end(), [](const auto& tensor) {
+      return tensor.first.ends_with("out_proj.weight");
+    });
+    ASSERT_NE(gone, tensors.end()) << name;
+    const std::string tensor = gone->first;
+    tensors.erase(gone);
+    EXPECT_EQ(refusal(family, tensors), fmt::format("tensor '{}': is missing", tensor)) << name;
   }
 }
 

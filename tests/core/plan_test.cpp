@@ -16,6 +16,7 @@ using testing::TinyCheckpoint;
 
 Plan some_plan() {
   return {.architecture = "mamba1",
+          .settings = {{"ngroups", 2}},
           .structure = std::string(64, 'a'),
           .sources = {{"model.safetensors", 12, std::string(64, 'b')}},
           .objective = "modularity",
@@ -58,6 +59,7 @@ TEST(Plan, ReadsBackWhatItWrites) {
   testing::write_file(scratch / "plan.json", plan.text());
   const Plan read = Plan::read(scratch / "plan.json");
   EXPECT_EQ(read.groups, plan.groups);
+  EXPECT_EQ(read.settings, plan.settings);
   EXPECT_EQ(read.sources, plan.sources);
   EXPECT_EQ(read.seed, plan.seed);
   EXPECT_EQ(read.structure, plan.structure);

@@ -240,7 +240,7 @@ TEST(VerifyStream, OrdersInputsAndOutputsOfBlocksAsThePlanDoes) {
 }
 
 TEST_F(VerifyBlocks, LeavesBlocksThatItCannotRunToTheBytes) {
-  for (Block& block : layout_.blocks) block.type = "textbook";
+  for (Block& block : layout_.blocks) block.type = "oxidizr_mamba2";
   const auto against_itself = [&](const Plan* plan) {
     return verify(*original_, layout_, *original_, layout_, plan, options_, silent_);
   };

@@ -276,8 +276,8 @@ TEST(WiredModel, RefusesStateBlocksItCannotRunAndTokensOutsideTheVocabulary) {
   expect_error(ErrorCode::usage, "token 1 of the input: id is 24, expected one in [0, 24)", [&] {
     wired->logits(Tokens{1, 24}, {1, 2});
   });
-  model.layout.blocks[1].type = "textbook";
-  expect_error(ErrorCode::unsupported, "is a textbook, which icd cannot run",
+  model.layout.blocks[1].type = "oxidizr_mamba2";
+  expect_error(ErrorCode::unsupported, "is a oxidizr_mamba2, which icd cannot run",
                [&] { fast_model(model.checkpoint, model.layout); });
 }
 

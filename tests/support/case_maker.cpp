@@ -296,6 +296,8 @@ void make_mamba2(const fs::path& folder, const std::vector<std::string>& words) 
       options.*flag->member = number_of(parts[1]) != 0;
     } else if (parts[0] == "torch") {
       torch_file = parts[1];
+    } else if (parts[0] == "seed") {
+      options.seed = static_cast<std::uint64_t>(number_of(parts[1]));
     } else {
       refuse(fmt::format("make2: there is no option '{}'", parts[0]));
     }
