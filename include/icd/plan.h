@@ -33,7 +33,7 @@ struct GroupScore {
 
 /// An order for each of some axis groups, and what it was made for. plan.json.
 struct Plan {
-  std::string architecture;  ///< the layout's name
+  std::string architecture;                            ///< the layout's name
   std::map<std::string, Index, std::less<>> settings;  ///< sizes that it had to be told
   std::string structure;            ///< Checkpoint::structure_digest() of the model
   std::vector<FileDigest> sources;  ///< the weight files; empty if never hashed

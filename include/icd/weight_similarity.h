@@ -8,9 +8,9 @@
 namespace icd {
 
 /// How alike the members of an axis group are by their weights alone: (n, n), symmetric,
-/// diagonal 1. A member's vector is what all its segments hold, whole tensors aside; the entry is the cosine of
-/// two such vectors, centred per coordinate over the members (a Pearson correlation over
-/// weights), and each tensor scaled to the same total square after centring, so that none of
+/// diagonal 1. A member's vector is what all its segments hold, whole tensors aside; the entry is
+/// the cosine of two such vectors, centred per coordinate over the members (a Pearson correlation
+/// over weights), and each tensor scaled to the same total square after centring, so that none of
 /// them decides alone; one whose members are all equal (a fresh norm) says nothing. NaN, on
 /// the diagonal too, for a member whose centred vector is zero. Exchanging members exchanges
 /// rows and columns, up to rounding. The bits do not depend on the number of threads or the
