@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <optional>
 
 // Sources: causal-conv1d csrc/causal_conv1d.cpp@0d2252d; state-spaces/mamba@e9594ce;
@@ -67,6 +68,15 @@ struct Mamba2Sizes {
   }
 };
 
+/// As config.json states it, which is no size of a tensor.
+std::optional<Index> expand_of(const Block& block) {
+  if (const auto size = size_of(block, "expand")) return size;
+  const auto number = block.numbers.find("expand");
+  const bool is_whole = number != block.numbers.end() && number->second >= 1 &&
+                        number->second <= 1024 && number->second == std::floor(number->second);
+  return is_whole ? std::optional(static_cast<Index>(number->second)) : std::nullopt;
+}
+
 std::optional<Mamba2Sizes> mamba2_sizes(const Block& block) {
   const auto in = size_of(block, "in");
   const auto headdim = size_of(block, "headdim");
@@ -87,7 +97,7 @@ std::optional<Mamba2Sizes> mamba2_sizes(const Block& block) {
                      .ngroups = *ngroups,
                      .d_state = *d_state,
                      .d_conv = *d_conv,
-                     .expand = size_of(block, "expand")};
+                     .expand = expand_of(block)};
 }
 
 KernelRule inner_size_rule(const Mamba2Sizes& s) {
@@ -367,6 +377,11 @@ std::vector<KernelRule> kernel_rules(const Block& block) {
     for (KernelRule& rule : rules) {
       if (rule.id == "conv-row-stride" && !rule.holds) rule.remedy = row_remedy(*sizes);
     }
+  } else if (block.type == "oxidizr_mamba2") {
+    const auto sizes = mamba2_sizes(block);
+    if (!sizes) return {};
+    rules = {inner_size_rule(*sizes),
+             grouped_heads_rule(sizes->heads(), sizes->ngroups, "oxidizr src/config.rs:230-245")};
   } else if (block.type == "mamba1") {
     rules = mamba1_rules(block);
   } else if (block.type == "mamba3" || block.type == "mamba3_mimo") {

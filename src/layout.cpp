@@ -96,6 +96,7 @@ class Builder {
     prepare(root_, table.scope.given, "");
     for (const GivenRow& row : table.scope.given) {  // counts that no axis has
       if (root_.sizes->value(row.name) || root_.flags.contains(row.name)) continue;
+      if (const auto said = stated(row)) check_claim(row.name, *said);
       if (const auto value = value_of(row, *root_.sizes)) {
         root_.sizes->set(row.name, static_cast<std::int64_t>(*value));
       }
@@ -651,8 +652,9 @@ class Builder {
       if (alternative.size() != tensor.shape.size() && row.shapes.size() > 1) continue;
       for (std::size_t dim = 0; dim < alternative.size(); ++dim) {
         const bool is_any = alternative[dim].is_any() && dim < tensor.shape.size();
-        shape.push_back(is_any ? static_cast<Index>(tensor.shape[dim])
-                               : length_of(polynomial(alternative[dim], scope), *scope.sizes));
+        shape.push_back(
+            is_any ? tensor.shape[dim]
+                   : std::int64_t{length_of(polynomial(alternative[dim], scope), *scope.sizes)});
       }
       if (tensor.shape == shape) return alternative;
       if (first.empty()) first = std::move(shape);
