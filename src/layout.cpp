@@ -359,7 +359,6 @@ class Builder {
     const auto close = row.prefix.find('}');
     const std::string head = absolute(scope, std::string_view(row.prefix).substr(0, open));
     const std::string tail = row.prefix.substr(close + 1);
-    const std::string index_name = row.prefix.substr(open + 1, close - open - 1);
     std::set<Index> found;
     for (const StoredTensor& tensor : checkpoint_.tensors()) {
       if (!tensor.name.starts_with(head)) continue;
@@ -474,7 +473,8 @@ class Builder {
       const bool is_port =
           std::find(block.ports.begin(), block.ports.end(), row.name) != block.ports.end();
       if (is_port) {
-        inside.ports[row.name] = parse_axis_factor(row.keys.front());
+        inside.ports[row.name] =
+            parse_axis_factor(row.keys.empty() ? row.fallback : row.keys.front());
       } else {
         given.push_back(row);
       }

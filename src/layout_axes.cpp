@@ -1,12 +1,24 @@
 #include "layout_axes.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <map>
 #include <set>
 #include <vector>
 
+#include "icd/error.h"
+
 namespace icd {
 namespace {
+
+/// Throws Error{input} for a name that is none.
+Space space_that_is(Scope& scope, const std::string& name) {
+  const Space space = space_named(scope, name);
+  if (space.row != nullptr) return space;
+  throw Error(ErrorCode::input,
+              fmt::format("layout: '{}' is mirrored or reversed, but no space", name));
+}
 
 /// One factor that encloses a space, or that it encloses.
 struct Level {
@@ -33,7 +45,7 @@ void add_sides(const Occurrence& mirrored, Scope& scope, const std::string& side
                std::vector<Occurrence>& found) {
   for (Index k = 0; k < mirrored.count; ++k) {
     Occurrence ends = mirrored;
-    ends.space = space_named(scope, side);
+    ends.space = space_that_is(scope, side);
     ends.count = 2;
     ends.offset = offset + k * mirrored.block;
     ends.stride = (2 * mirrored.count - 1 - 2 * k) * mirrored.block;
@@ -86,13 +98,13 @@ void find_occurrences(const AxisSum& sum, Scope& scope, int dim, Index offset, I
           if (base.space.row != nullptr) found.push_back(std::move(base));
           break;
         case AxisFactor::Kind::reverse:
-          base.space = space_named(*where, factor.name);
+          base.space = space_that_is(*where, factor.name);
           base.offset += (base.count - 1) * base.stride;
           base.stride = -base.stride;
           found.push_back(std::move(base));
           break;
         case AxisFactor::Kind::mirror: {
-          base.space = space_named(*where, factor.name);
+          base.space = space_that_is(*where, factor.name);
           base.count /= 2;
           found.push_back(base);
           base.offset += (2 * base.count - 1) * base.stride;

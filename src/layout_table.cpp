@@ -165,6 +165,11 @@ class Parser {
       }
     }
     table.scope = scope(rest);
+    here_ = node.line;
+    if (table.root.empty() || table.scope.tensors.empty()) fail("a layout has a root and tensors");
+    if (!table.wiring.empty() && table.wiring.size() < 3) {
+      fail("wiring names embedding, norm and head");
+    }
     return table;
   }
 
@@ -300,6 +305,10 @@ class Parser {
   EachRow each(const Node& node, const std::vector<std::string>& words) {
     EachRow row;
     row.prefix = words.at(1);
+    const auto open = row.prefix.find('{');
+    if (open == std::string::npos || row.prefix.find('}', open) == std::string::npos) {
+      fail(fmt::format("'{}' counts nothing, expected a name in braces", row.prefix));
+    }
     for (std::size_t w = 2; w < words.size(); ++w) {
       if (words[w] == "with" && w + 1 < words.size()) {
         row.with = words[++w];
@@ -397,8 +406,11 @@ class Parser {
     AxisFactor factor;
     rest = trimmed(rest);
     if (accept(rest, '(')) {
+      constexpr int kDeepest = 16;
+      if (++depth_ > kDeepest) fail(fmt::format("brackets are more than {} deep", kDeepest));
       factor.kind = AxisFactor::Kind::sum;
       factor.sum.push_back(sum_of(rest));
+      --depth_;
       if (!accept(rest, ')')) fail("'(' is not closed");
       return factor;
     }
@@ -441,6 +453,7 @@ class Parser {
   LayoutTables& tables_;
   std::vector<std::pair<int, Node>> lines_;
   int here_ = 0;
+  mutable int depth_ = 0;  // of brackets
 };
 
 /// Throws Error{input} for a part of a type that no block has.

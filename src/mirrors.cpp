@@ -7,6 +7,7 @@
 #include <map>
 #include <optional>
 #include <string_view>
+#include <tuple>
 
 #include "icd/error.h"
 
@@ -53,9 +54,17 @@ std::vector<const StoredTensor*> parameters_of(const Checkpoint& checkpoint,
   return parameters;
 }
 
-/// How many components of `name`, from the end, `other` ends with or holds in a row.
-std::size_t shared_components(std::string_view name, std::string_view other) {
-  std::size_t best = 0;
+/// Where the end of a weight's name stands in another name.
+struct Match {
+  std::string_view tail;    ///< of the weight: "net.0.D" of "state_dict.net.0.D"
+  std::string_view before;  ///< in the other: "ema." of "ema.net.0.D"
+  std::string_view after;   ///< ".exp_avg"
+  std::size_t components = 0;
+};
+
+/// The longest end of `name`, in whole components, that `other` holds.
+Match longest_match(std::string_view name, std::string_view other) {
+  Match best;
   std::size_t components = 0;
   for (auto at = name.size();;) {
     const auto dot = at == 0 ? std::string_view::npos : name.rfind('.', at - 1);
@@ -66,11 +75,38 @@ std::size_t shared_components(std::string_view name, std::string_view other) {
         found != std::string_view::npos && (found == 0 || other[found - 1] == '.') &&
         (found + tail.size() == other.size() || other[found + tail.size()] == '.');
     if (!is_whole) return best;
-    best = components;
+    best = {tail, other.substr(0, found), other.substr(found + tail.size()), components};
     if (dot == std::string_view::npos) return best;
     at = dot;
   }
 }
+
+/// Copies of a model are copies of all of it: a tensor that happens to be called like a weight
+/// and to have its shape is none.
+class Copies {
+ public:
+  Copies(const Checkpoint& checkpoint, const std::set<std::string>& known)
+      : checkpoint_(checkpoint), known_(known) {}
+
+  /// Has every weight that begins as this one does its counterpart?
+  bool are_complete(const std::string& weight, const Match& match) {
+    const std::string begin = weight.substr(0, weight.size() - match.tail.size());
+    const auto key = std::tuple(begin, std::string(match.before), std::string(match.after));
+    if (const auto known = answers_.find(key); known != answers_.end()) return known->second;
+    bool complete = true;
+    for (auto at = known_.lower_bound(begin); at != known_.end() && at->starts_with(begin); ++at) {
+      const StoredTensor* copy = checkpoint_.find(
+          fmt::format("{}{}{}", match.before, at->substr(begin.size()), match.after));
+      complete = complete && copy != nullptr && copy->shape == checkpoint_.find(*at)->shape;
+    }
+    return answers_[key] = complete;
+  }
+
+ private:
+  const Checkpoint& checkpoint_;
+  const std::set<std::string>& known_;
+  std::map<std::tuple<std::string, std::string, std::string>, bool> answers_;
+};
 
 }  // namespace
 
@@ -86,21 +122,24 @@ std::set<std::string> add_mirrors(const Checkpoint& checkpoint, const std::strin
 
   // By name: the weight of the same shape with the longest common end, if there is only one.
   // A name of the model itself has two components at the least; one alone says too little.
+  Copies copies(checkpoint, known);
   for (const StoredTensor& tensor : checkpoint.tensors()) {
     if (known.contains(tensor.name) || moment(tensor.name)) continue;
     if (!base.empty() && tensor.name.starts_with(base)) continue;
     const std::string* best = nullptr;
-    std::size_t length = 1;
+    Match longest;
     bool is_unique = true;
     for (const std::string& weight : known) {
-      const std::size_t shared = shared_components(weight, tensor.name);
-      if (shared < length || shared < 2) continue;
+      const Match match = longest_match(weight, tensor.name);
+      if (match.components < std::max<std::size_t>(longest.components, 2)) continue;
       if (checkpoint.find(weight)->shape != tensor.shape) continue;
-      is_unique = shared > length;
-      length = shared;
+      is_unique = match.components > longest.components;
+      longest = match;
       best = &weight;
     }
-    if (best != nullptr && is_unique) add(*best, tensor.name);
+    if (best != nullptr && is_unique && copies.are_complete(*best, longest)) {
+      add(*best, tensor.name);
+    }
   }
 
   // By number.

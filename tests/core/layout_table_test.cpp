@@ -38,7 +38,13 @@ TEST(LayoutTable, SaysWhichLineItDoesNotUnderstand) {
   EXPECT_EQ(refusal("layout x\n  root\n"), "x.layout, line 2: 'layout x' is cut short");
   EXPECT_EQ(refusal("layout x\n    space a b\n  space c d\n"),
             "x.layout, line 3: stands deeper than the line above allows");
-  EXPECT_EQ(refusal("layout x\n  part mixer at m.\n"),
+  EXPECT_EQ(refusal("layout x\n  space a b\n"),
+            "x.layout, line 1: a layout has a root and tensors");
+  EXPECT_EQ(refusal("layout x\n  each layers.\n"),
+            "x.layout, line 2: 'layers.' counts nothing, expected a name in braces");
+  EXPECT_EQ(refusal("block x\n  tensor A : " + std::string(100, '(') + "\n"),
+            "x.layout, line 2: brackets are more than 16 deep");
+  EXPECT_EQ(refusal("layout x\n  root a\n  tensor a : b\n  part mixer at m.\n"),
             "x.layout: part mixer: there is no such block");
 }
 
