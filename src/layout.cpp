@@ -88,6 +88,10 @@ class Builder {
     if (spec != nullptr) {
       preset_ = spec;
       for (const auto& [name, size] : spec->dimensions()) root_.sizes->set(name, size);
+      root_.flags = {{"conv_bias", spec->conv_bias},
+                     {"proj_bias", spec->proj_bias},
+                     {"norm_bias", spec->norm == ModelSpec::Norm::layer},
+                     {"tied", spec->tied_head}};
     }
     for (const GivenRow& row : table.scope.given) {
       if (!is_flag(row.name, table.scope)) continue;
@@ -126,7 +130,7 @@ class Builder {
         const std::string prefix = tensor.name.substr(0, tensor.name.size() - anchor.size());
         if (!prefix.empty() && !prefix.ends_with('.')) continue;
         if (taken.contains(prefix) || !is_here(block, prefix)) continue;
-        if (moments_of(tensor.name)) continue;
+        if (is_optimizer_state(tensor.name)) continue;
         taken.insert(prefix);
         add_mixer(block, prefix);
       }
@@ -500,14 +504,10 @@ class Builder {
   }
 
   void add_block(const BlockTable& block, Scope& scope, const std::vector<GivenRow>& given) {
-    SizeSystem own;
+    SizeSystem& sizes = system();  // lives as long as the scope's groups may ask for it
     if (preset_ != nullptr) {
-      for (const auto& [name, size] : preset_->dimensions()) own.set(name, size);
-      scope.flags = {{"conv_bias", preset_->conv_bias}, {"proj_bias", preset_->proj_bias}};
+      for (const auto& [name, size] : preset_->dimensions()) sizes.set(name, size);
     }
-    // Sizes live as long as the scope's groups may ask for them.
-    SizeSystem& sizes = system();
-    sizes = own;
     scope.sizes = &sizes;
     for (const GivenRow& row : given) {
       if (!is_flag(row.name, block.scope)) continue;
@@ -567,12 +567,6 @@ class Builder {
   Expected expected(const TensorRow& row, const Scope& scope) const {
     if (row.presence == TensorRow::Presence::always) return Expected::yes;
     if (row.presence == TensorRow::Presence::either) return Expected::either;
-    if (preset_ != nullptr) {
-      if (row.flag == "norm_bias") {
-        return preset_->norm == ModelSpec::Norm::layer ? Expected::yes : Expected::no;
-      }
-      if (row.flag == "tied") return preset_->tied_head ? Expected::either : Expected::yes;
-    }
     const auto flag = scope.flags.find(row.flag);
     if (flag == scope.flags.end()) return Expected::either;
     if (row.presence == TensorRow::Presence::flagged)
@@ -747,10 +741,6 @@ class Builder {
     moving_.push_back({prefix, length, std::move(words)});
   }
 
-  bool moments_of(const std::string& name) const {
-    return name.find("optimizer") != std::string::npos;
-  }
-
   void finish(std::string_view what) {
     check_settings();
     sort_groups();
@@ -877,7 +867,7 @@ class Builder {
   /// A tensor that only scans have, of no mixer that icd knows.
   void refuse_look_alikes() const {
     for (const StoredTensor& tensor : checkpoint_.tensors()) {
-      if (known_.contains(tensor.name) || moments_of(tensor.name)) continue;
+      if (known_.contains(tensor.name) || is_optimizer_state(tensor.name)) continue;
       if (!tensor.name.ends_with("A_log")) continue;
       const std::string prefix = tensor.name.substr(0, tensor.name.size() - 5);
       if (!prefix.empty() && !prefix.ends_with('.')) continue;

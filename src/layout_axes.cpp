@@ -16,8 +16,7 @@ namespace {
 Space space_that_is(Scope& scope, const std::string& name) {
   const Space space = space_named(scope, name);
   if (space.row != nullptr) return space;
-  throw Error(ErrorCode::input,
-              fmt::format("layout: '{}' is mirrored or reversed, but no space", name));
+  throw Error(ErrorCode::input, fmt::format("layout: '{}' is mirrored, but no space", name));
 }
 
 /// One factor that encloses a space, or that it encloses.
@@ -62,9 +61,7 @@ void find_occurrences(const AxisSum& sum, Scope& scope, int dim, Index offset, I
     for (const AxisFactor& written : term.factors) {
       const auto [factor, where] = meant(written, scope);
       const Space space =
-          factor->kind == AxisFactor::Kind::name || factor->kind == AxisFactor::Kind::reverse
-              ? space_named(*where, factor->name)
-              : Space{};
+          factor->kind == AxisFactor::Kind::name ? space_named(*where, factor->name) : Space{};
       levels.push_back({space.row, length_of(polynomial(written, scope), *scope.sizes), unit, 0});
     }
     for (std::size_t f = levels.size(); f-- > 1;) {
@@ -96,12 +93,6 @@ void find_occurrences(const AxisSum& sum, Scope& scope, int dim, Index offset, I
         case AxisFactor::Kind::name:
           base.space = space_named(*where, factor.name);
           if (base.space.row != nullptr) found.push_back(std::move(base));
-          break;
-        case AxisFactor::Kind::reverse:
-          base.space = space_that_is(*where, factor.name);
-          base.offset += (base.count - 1) * base.stride;
-          base.stride = -base.stride;
-          found.push_back(std::move(base));
           break;
         case AxisFactor::Kind::mirror: {
           base.space = space_that_is(*where, factor.name);

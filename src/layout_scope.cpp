@@ -59,7 +59,6 @@ Polynomial polynomial(const AxisFactor& written, Scope& where) {
     case AxisFactor::Kind::mirror:
       return Polynomial{{{}, 2}} * named(factor->name, *scope, where);
     case AxisFactor::Kind::name:
-    case AxisFactor::Kind::reverse:
       break;
   }
   return named(factor->name, *scope, where);

@@ -428,8 +428,8 @@ class Parser {
       return factor;
     }
     factor.name = word;
-    if ((word == "mirror" || word == "reverse") && accept(rest, '(')) {
-      factor.kind = word == "mirror" ? AxisFactor::Kind::mirror : AxisFactor::Kind::reverse;
+    if (word == "mirror" && accept(rest, '(')) {
+      factor.kind = AxisFactor::Kind::mirror;
       const auto close = rest.find(')');
       if (close == std::string_view::npos) fail("'(' is not closed");
       const auto names = words_of(rest.substr(0, close));

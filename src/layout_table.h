@@ -15,10 +15,10 @@ struct AxisSum;
 
 /// One factor of a product: a space or a size by name, a number, or a sum in brackets.
 struct AxisFactor {
-  enum class Kind { number, name, sum, mirror, reverse };
+  enum class Kind { number, name, sum, mirror };
   Kind kind = Kind::name;
   Index number = 0;
-  std::string name;          ///< of name, reverse and mirror: the space
+  std::string name;          ///< of name and mirror: the space
   std::string side;          ///< of mirror: the space of the two ends of a pair, if there is one
   std::vector<AxisSum> sum;  ///< of sum: one
 };

@@ -48,7 +48,7 @@ std::vector<const StoredTensor*> parameters_of(const Checkpoint& checkpoint,
     const bool is_alias = !parameters.empty() && parameters.back()->file == tensor.file &&
                           parameters.back()->begin == tensor.begin && tensor.span_bytes > 0;
     if (is_alias || is_buffer(tensor.name) || mirrored.contains(tensor.name)) continue;
-    if (tensor.name.find("optimizer") != std::string::npos) continue;
+    if (is_optimizer_state(tensor.name)) continue;
     parameters.push_back(&tensor);
   }
   return parameters;
@@ -109,6 +109,10 @@ class Copies {
 };
 
 }  // namespace
+
+bool is_optimizer_state(std::string_view name) noexcept {
+  return name.find("optimizer") != std::string_view::npos;
+}
 
 std::set<std::string> add_mirrors(const Checkpoint& checkpoint, const std::string& base,
                                   const std::set<std::string>& known,

@@ -2,12 +2,16 @@
 
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "icd/checkpoint.h"
 #include "icd/layout.h"
 
 namespace icd {
+
+/// Does the name say that it is what an optimizer remembers, and no weight?
+bool is_optimizer_state(std::string_view name) noexcept;
 
 /// Tensors that are one value for each value of a weight, and have to stand in its order:
 /// averaged weights ("ema.net.0.D" of "state_dict.net.0.D"), moments by name, and PyTorch's

@@ -30,12 +30,15 @@ using testing::ScratchFolder;
 constexpr std::uint64_t kSeed = 1;
 constexpr std::uint64_t kInputs = 2;
 
-std::vector<Family> all_families() {
-  std::vector<Family> all = testing::mamba_families();
-  for (auto* list : {&testing::hybrid_families, &testing::other_families}) {
-    for (Family& family : (*list)()) all.push_back(std::move(family));
-  }
-  return all;
+const std::vector<Family>& all_families() {
+  static const std::vector<Family> kAll = [] {
+    std::vector<Family> all = testing::mamba_families();
+    for (auto* list : {&testing::hybrid_families, &testing::other_families}) {
+      for (Family& family : (*list)()) all.push_back(std::move(family));
+    }
+    return all;
+  }();
+  return kAll;
 }
 
 /// An order without a fixed point: nothing stays by chance.
@@ -208,7 +211,7 @@ std::string refusal(const Family& family, const NaiveTensors& tensors,
 
 TEST(LayoutRefusal, OfAZambaFileThatIsDeclaredMamba1) {
   // in_proj has the same shape in both, and its rows mean something else.
-  const auto families = all_families();
+  const auto& families = all_families();
   Family zamba = family_named(families, "zamba");
   const NaiveTensors tensors = zamba.make(kSeed);
   const auto at = zamba.config.find("\"zamba\"");
@@ -220,7 +223,7 @@ TEST(LayoutRefusal, OfAZambaFileThatIsDeclaredMamba1) {
 }
 
 TEST(LayoutRefusal, OfSizesThatOnlyAConfigTells) {
-  const auto families = all_families();
+  const auto& families = all_families();
   const Family& pair = family_named(families, "pair of mamba-2");
   const NaiveTensors tensors = pair.make(kSeed);
   EXPECT_THAT(refusal(pair, tensors), ::testing::HasSubstr("ngroups: cannot be read"));
@@ -228,7 +231,7 @@ TEST(LayoutRefusal, OfSizesThatOnlyAConfigTells) {
 }
 
 TEST(LayoutRefusal, OfAStrangerOnAnAxisThatMoves) {
-  const auto families = all_families();
+  const auto& families = all_families();
   for (const char* name : {"jamba", "nemotron_h", "falcon_h1", "vim v2"}) {
     const Family& family = family_named(families, name);
     NaiveTensors tensors = family.make(kSeed);
@@ -245,7 +248,7 @@ TEST(LayoutRefusal, OfAStrangerOnAnAxisThatMoves) {
 }
 
 TEST(LayoutRefusal, OfATensorThatIsMissing) {
-  const auto families = all_families();
+  const auto& families = all_families();
   for (const char* name : {"jamba", "bamba", "granitemoehybrid", "zamba2", "mamba-ssm Mamba3"}) {
     const Family& family = family_named(families, name);
     NaiveTensors tensors = family.make(kSeed);
