@@ -277,7 +277,7 @@ PlanRequest PlanOptions::request(const Layout& layout) const {
   request.objective = find_objective(objective);
   if (request.objective == nullptr) {
     std::vector<std::string_view> names;
-    for (const Objective* each : all_objectives()) names.push_back(each->name());
+    for (const Objective& each : all_objectives()) names.push_back(each.name);
     no_such("--objective", objective, names);
   }
   request.block = block;
@@ -325,7 +325,7 @@ Plan plan_for(const LoadedModel& model, const PlanOptions& options, const TokenO
                     model.layout.name));
   }
   if (options.data_free || !can_calibrate(model.layout)) {
-    if (!request.solver->reads_graph) return make({}, "");
+    if (request.solver->reads == Reads::nothing) return make({}, "");
     return make(similarity_of_weights(model.checkpoint), "the similarity of weights");
   }
   const TokenSource source = token_source(tokens, model);

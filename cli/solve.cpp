@@ -28,9 +28,8 @@ int list(const Options& options, Terminal& terminal) {
     for (const Solver& solver : all_solvers()) {
       json["solvers"].push_back({{"name", solver.name}, {"summary", solver.summary}});
     }
-    for (const Objective* objective : all_objectives()) {
-      json["objectives"].push_back(
-          {{"name", objective->name()}, {"summary", objective->summary()}});
+    for (const Objective& objective : all_objectives()) {
+      json["objectives"].push_back({{"name", objective.name}, {"summary", objective.summary}});
     }
     terminal.print_json(json);
     return kDone;
@@ -39,8 +38,8 @@ int list(const Options& options, Terminal& terminal) {
   for (const Solver& solver : all_solvers())
     terminal.print("  {:12} {}", solver.name, solver.summary);
   terminal.print("objectives");
-  for (const Objective* objective : all_objectives()) {
-    terminal.print("  {:12} {}", objective->name(), objective->summary());
+  for (const Objective& objective : all_objectives()) {
+    terminal.print("  {:12} {}", objective.name, objective.summary);
   }
   return kDone;
 }

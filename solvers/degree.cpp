@@ -14,7 +14,8 @@ namespace icd {
 //         reordering an optimization?", IISWC 2018.
 // Cost    O(V log V).
 // Ties    to the lower vertex.
-Permutation solve_degree(const Graph& graph, const Objective&, const SolveOptions&) {
+Permutation solve_degree(const Problem& problem, const SolveOptions&) {
+  const Graph& graph = problem.graph();
   std::vector<Index> order(static_cast<std::size_t>(graph.size()));
   std::iota(order.begin(), order.end(), Index{0});
   std::stable_sort(order.begin(), order.end(),

@@ -7,8 +7,8 @@ namespace icd {
 // Source  none.
 // Cost    O(V).
 // Ties    none.
-Permutation solve_identity(const Graph& graph, const Objective&, const SolveOptions&) {
-  return Permutation::identity(graph.size());
+Permutation solve_identity(const Problem& problem, const SolveOptions&) {
+  return Permutation::identity(problem.size());
 }
 
 }  // namespace icd

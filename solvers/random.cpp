@@ -9,9 +9,9 @@ namespace icd {
 // Source  R. Durstenfeld, "Algorithm 235: Random permutation", CACM 1964.
 // Cost    O(V).
 // Ties    none.
-Permutation solve_random(const Graph& graph, const Objective&, const SolveOptions& options) {
+Permutation solve_random(const Problem& problem, const SolveOptions& options) {
   Random random(options.seed);
-  return random_permutation(graph.size(), random);
+  return random_permutation(problem.size(), random);
 }
 
 }  // namespace icd

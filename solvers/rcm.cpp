@@ -42,7 +42,8 @@ Unweighted without_weights(const Graph& graph) {
 //         National Conference 1969; reversal: A. George, 1971. Boost.Graph's walk and starts.
 // Cost    O(V log V + E log d) for largest degree d; 8 bytes an edge end.
 // Ties    to the lower vertex, components by their lowest vertex.
-Permutation solve_rcm(const Graph& graph, const Objective&, const SolveOptions&) {
+Permutation solve_rcm(const Problem& problem, const SolveOptions&) {
+  const Graph& graph = problem.graph();
   const auto n = static_cast<std::size_t>(graph.size());
 
   // Boost sorts by degree with std::sort, which leaves ties to the library. Ranks have none.

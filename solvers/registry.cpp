@@ -6,14 +6,21 @@
 namespace icd {
 namespace {
 
-constexpr std::array<Solver, 6> kSolvers = {{
-    {"swap", "pair swaps between equal blocks until none helps; the one to use", true, solve_swap},
-    {"spectral", "along the Fiedler vector of the normalised Laplacian", true, solve_spectral},
-    {"rcm", "reverse Cuthill-McKee: small bandwidth; reads no weights", true, solve_rcm},
-    {"degree", "by the sum of weights, heavy first", true, solve_degree},
-    {"random", "a seeded shuffle, to compare with", false, solve_random},
-    {"identity", "the order as it is, to compare with", false, solve_identity},
-}};
+constexpr std::array kSolvers = {
+    Solver{"swap", "exchanges of pairs until none helps; the one to use", Reads::problem,
+           solve_swap},
+    Solver{"greedy", "the objective's own construction: where swap starts", Reads::problem,
+           solve_greedy},
+    Solver{"sort", "by the objective's own key, high first; as it is where it has none",
+           Reads::problem, solve_sort},
+    Solver{"spectral", "along the Fiedler vector of the normalised Laplacian", Reads::graph,
+           solve_spectral},
+    Solver{"rcm", "reverse Cuthill-McKee: small bandwidth; reads no weights", Reads::graph,
+           solve_rcm},
+    Solver{"degree", "by the sum of weights, heavy first", Reads::graph, solve_degree},
+    Solver{"random", "a seeded shuffle, to compare with", Reads::nothing, solve_random},
+    Solver{"identity", "the order as it is, to compare with", Reads::nothing, solve_identity},
+};
 
 }  // namespace
 

@@ -174,7 +174,8 @@ std::vector<std::int64_t> sort_keys(const Values& values) {
 //         SIAM J. Comput. 1998; normalised as in J. Shi, J. Malik, PAMI 2000. C. Lanczos, 1950.
 // Cost    O(k E + k^2 V + k^3) for k Lanczos steps, k <= 160; 8 k V bytes.
 // Ties    to the lower vertex; so do values that differ by less than 2^-20 of the largest.
-Permutation solve_spectral(const Graph& graph, const Objective&, const SolveOptions&) {
+Permutation solve_spectral(const Problem& problem, const SolveOptions&) {
+  const Graph& graph = problem.graph();
   std::vector<Index> order;
   order.reserve(at(graph.size()));
   for (const std::vector<Index>& vertices : components(graph)) {

@@ -49,7 +49,7 @@ class Maker {
 
   /// Solves each group on its own similarity.
   void solve(const std::vector<const AxisGroup*>& groups) {
-    if (!request_.solver->reads_graph && !source_) {
+    if (request_.solver->reads == Reads::nothing && !source_) {
       for (const AxisGroup* group : groups) take(*group, Graph::from_edges(group->size, {}));
       return;
     }
@@ -77,27 +77,30 @@ class Maker {
     return correlation_graph(similarity, group.size, request_.graph);
   }
 
+  std::unique_ptr<Problem> problem_of(const AxisGroup& group, Graph graph) const {
+    AxisFacts facts;
+    facts.graph = std::make_shared<const Graph>(std::move(graph));
+    return request_.objective->problem(facts, {.block = blocks_for(group, request_.block).size});
+  }
+
   const Permutation& take(const AxisGroup& group, const Graph& graph) {
-    const SolveOptions options{.blocks = blocks_for(group, request_.block),
-                               .seed = seed_for(group, request_.seed),
+    const SolveOptions options{.seed = seed_for(group, request_.seed),
                                .max_steps = request_.max_steps};
-    Permutation order = request_.solver->solve(graph, *request_.objective, options);
+    Permutation order = request_.solver->solve(*problem_of(group, graph), options);
     return plan_.groups.insert_or_assign(group.name, std::move(order)).first->second;
   }
 
   void score(const AxisGroup& group, const Permutation& order, const Similarity& similarity) {
-    const Blocks blocks = blocks_for(group, request_.block);
     const Permutation before = Permutation::identity(group.size);
-    const Objective& objective = *request_.objective;
-    const Graph calibration = graph_of(group, similarity.calibration);
+    const auto calibration = problem_of(group, graph_of(group, similarity.calibration));
     GroupScore row{.group = group.name,
-                   .objective = std::string(objective.name()),
-                   .calibration_before = objective.score(calibration, before, blocks),
-                   .calibration_after = objective.score(calibration, order, blocks)};
+                   .objective = std::string(request_.objective->name),
+                   .calibration_before = calibration->score(before),
+                   .calibration_after = calibration->score(order)};
     if (!similarity.heldout.empty()) {
-      const Graph heldout = graph_of(group, similarity.heldout);
-      row.heldout_before = objective.score(heldout, before, blocks);
-      row.heldout_after = objective.score(heldout, order, blocks);
+      const auto heldout = problem_of(group, graph_of(group, similarity.heldout));
+      row.heldout_before = heldout->score(before);
+      row.heldout_after = heldout->score(order);
     }
     plan_.scores.push_back(std::move(row));
   }
@@ -171,7 +174,7 @@ Plan make_plan(const Checkpoint& checkpoint, const Layout& layout, const PlanReq
             .settings = layout.settings,
             .structure = checkpoint.structure_digest(),
             .sources = {},
-            .objective = std::string(request.objective->name()),
+            .objective = std::string(request.objective->name),
             .solver = std::string(request.solver->name),
             .graph = source ? graph_in_words(request, source_in_words) : "none",
             .seed = request.seed,

@@ -1,60 +1,72 @@
 #pragma once
 
+#include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
-#include "icd/graph.h"
-#include "icd/permutation.h"
+#include "icd/axis_facts.h"
+#include "icd/problem.h"
 
 namespace icd {
 
-/// Equal contiguous blocks of an order; the last one may be shorter.
-struct Blocks {
-  Index size = 64;  ///< positions in a block, >= 1
-
-  Index of(Index position) const noexcept { return position / size; }
-  Index count(Index n) const noexcept { return n / size + (n % size != 0 ? 1 : 0); }
+/// How much a weight counts.
+enum class Saliency {
+  magnitude,  ///< |w|
+  wanda,      ///< |w| * root mean square of its input; |w| where that is not known
+  ria,        ///< (|w| / sum of its column + |w| / sum of its row) * sqrt(rms of its input)
 };
 
-/// What an order of a graph's vertices is worth; higher is better.
-/// `order` is in gather form: order[i] is the vertex at position i. Its size is the graph's.
-///
-/// Every objective here is a modularity
-///   sum over blocks c of [ L_c / W - gamma (S_c / 2W)^2 ],
-/// L_c the weight of the edges inside c, S_c the sum of strengths in c, W the weight of all
-/// edges; 0 on a graph without edges. So gamma() is all that a solver has to know of one.
-class Objective {
- public:
-  virtual ~Objective() = default;
-  virtual std::string_view name() const noexcept = 0;
-  virtual std::string_view summary() const noexcept = 0;
-
-  /// How much the null model counts, >= 0.
-  virtual double gamma() const noexcept = 0;
-
-  /// The score, computed plainly. O(V + E).
-  virtual double score(const Graph& graph, const Permutation& order, Blocks blocks) const = 0;
-
-  /// score() with the vertices at positions i and j exchanged, less score() now.
-  /// O(size of both blocks * cost of Graph::weight()).
-  virtual double swap_delta(const Graph& graph, const Permutation& order, Blocks blocks, Index i,
-                            Index j) const = 0;
+/// What the objectives can be told; each reads its own.
+struct ObjectiveOptions {
+  Index block = 64;     ///< members in a block, tile or cache line
+  double gamma = 1;     ///< resolution of modularity and communities
+  Index kept = 2;       ///< N of N:M
+  Index of = 4;         ///< M of N:M, <= 16
+  Saliency saliency = Saliency::wanda;
+  std::string format = "int4";  ///< of quant: `icd objectives` lists them
+  Index group = 0;              ///< members that share a scale; 0: the format's own
 };
 
-/// Newman's modularity of the contiguous blocks, as communities: gamma is 1. The null model
-/// is taken over all pairs, joined or not. One block that holds everything scores 0.
-/// Source: M. E. J. Newman, "Analysis of weighted networks", Phys. Rev. E 70, 056131 (2004);
-/// gamma: J. Reichardt, S. Bornholdt, Phys. Rev. E 74, 016110 (2006).
-const Objective& modularity();
+/// A reason to prefer one order to another, as a row of a table.
+struct Objective {
+  std::string_view name;       ///< what follows --objective
+  std::string_view summary;    ///< its line in `icd objectives`
+  Direction direction;
+  std::string_view unit;       ///< of the score: "share of the weight", ...
+  std::string_view needs;      ///< the facts it cannot do without, in words
+  std::string_view solver;     ///< what `--solver auto` takes
+  std::string_view source;     ///< the literature it is defined in
+  std::string_view buys;       ///< what a better score is good for, in plain words
 
-/// The share of the weight that lies inside blocks, sum L_c / W: what a cache line, sector
-/// or tile of `block` channels keeps together. In [0, 1]; gamma is 0.
-const Objective& intra_block();
+  /// The objective on one axis. The facts have to outlive the problem.
+  /// Throws Error{usage} for options that do not fit, Error{input} for facts that are missing.
+  std::unique_ptr<Problem> (*problem)(const AxisFacts& facts, const ObjectiveOptions& options);
+};
 
-/// Every objective, in the order of `icd solve --list`.
-std::span<const Objective* const> all_objectives();
+/// Every objective, in the order of `icd objectives`.
+std::span<const Objective> all_objectives();
 
 /// nullptr if there is none of that name.
 const Objective* find_objective(std::string_view name) noexcept;
+
+// One file an objective, objective_NAME.cpp; the table is in objective.cpp.
+std::unique_ptr<Problem> modularity_problem(const AxisFacts& facts, const ObjectiveOptions& options);
+std::unique_ptr<Problem> communities_problem(const AxisFacts& facts,
+                                             const ObjectiveOptions& options);
+std::unique_ptr<Problem> intra_block_problem(const AxisFacts& facts,
+                                             const ObjectiveOptions& options);
+std::unique_ptr<Problem> arrangement_problem(const AxisFacts& facts,
+                                             const ObjectiveOptions& options);
+std::unique_ptr<Problem> icd_j_problem(const AxisFacts& facts, const ObjectiveOptions& options);
+std::unique_ptr<Problem> nm_problem(const AxisFacts& facts, const ObjectiveOptions& options);
+std::unique_ptr<Problem> quant_problem(const AxisFacts& facts, const ObjectiveOptions& options);
+std::unique_ptr<Problem> ranges_problem(const AxisFacts& facts, const ObjectiveOptions& options);
+std::unique_ptr<Problem> timescale_problem(const AxisFacts& facts, const ObjectiveOptions& options);
+std::unique_ptr<Problem> importance_problem(const AxisFacts& facts,
+                                            const ObjectiveOptions& options);
+std::unique_ptr<Problem> act_order_problem(const AxisFacts& facts, const ObjectiveOptions& options);
+std::unique_ptr<Problem> block_skip_problem(const AxisFacts& facts,
+                                            const ObjectiveOptions& options);
 
 }  // namespace icd

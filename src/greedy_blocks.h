@@ -1,8 +1,7 @@
 #pragma once
 
 #include "icd/graph.h"
-#include "icd/objective.h"
-#include "icd/permutation.h"
+#include "icd/problem.h"
 
 namespace icd {
 

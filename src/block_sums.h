@@ -4,21 +4,25 @@
 #include <vector>
 
 #include "icd/graph.h"
-#include "icd/objective.h"
-#include "icd/permutation.h"
+#include "icd/problem.h"
 
 namespace icd {
 
 /// A partition of a graph's vertices into equal blocks under pair swaps, with the sum of
-/// weights between every vertex and every block at hand. Gains are changes of an
-/// Objective's score, times the total weight.
+/// weights between every vertex and every block at hand. Gains are changes of the
+/// modularity, times the total weight.
 ///
 /// The sums are floats that swaps update in a fixed order; what is accepted is always
 /// decided by exact_gain(). Memory: 4 n nb + 8 nb^2 bytes for nb blocks.
-class BlockSums {
+class BlockSums : public ExchangeSearch {
  public:
   /// The blocks that `order` cuts. `graph` has to outlive this, and has an edge.
   BlockSums(const Graph& graph, double gamma, Blocks blocks, const Permutation& order);
+
+  /// Visits the vertices in turn and exchanges each with its best partner, until a whole sweep
+  /// over exact sums finds none.
+  void descend(std::int64_t& steps) override;
+  void kick(Random& random, Index pairs) override;
 
   Index block_of(Index v) const noexcept { return block_[at(v)]; }
 
@@ -40,7 +44,7 @@ class BlockSums {
 
   /// Members in ascending order inside a block; blocks by their lowest member, except that
   /// a shorter one stays last.
-  Permutation order() const;
+  Permutation order() const override;
 
  private:
   static std::size_t at(Index i) noexcept { return static_cast<std::size_t>(i); }

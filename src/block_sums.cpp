@@ -153,6 +153,34 @@ void BlockSums::exchange(Index u, Index v) {
   }
 }
 
+void BlockSums::descend(std::int64_t& steps) {
+  const auto n = static_cast<Index>(size());
+  // Below this an exchange changes the order and not the result, and could go on for ever.
+  const double smallest_gain = 1e-9 * graph_.total_weight() / n;
+  for (bool fresh = true;;) {
+    bool improved = false;
+    for (Index u = 0; u < n; ++u) {
+      if (steps-- <= 0) return;
+      const Index v = best_partner(u);
+      if (v < 0 || exact_gain(u, v) <= smallest_gain) continue;
+      exchange(u, v);
+      improved = true;
+    }
+    // Rounded sums may hide a gain: the last word is a sweep over exact ones.
+    if (!improved && fresh) return;
+    fresh = !improved;
+    if (fresh) refresh();
+  }
+}
+
+void BlockSums::kick(Random& random, Index pairs) {
+  for (Index pair = 0; pair < pairs; ++pair) {
+    const auto u = static_cast<Index>(random.below(size()));
+    const auto v = static_cast<Index>(random.below(size()));
+    if (block_of(u) != block_of(v)) exchange(u, v);
+  }
+}
+
 Permutation BlockSums::order() const {
   std::vector<std::vector<Index>> blocks = members_;
   for (auto& block : blocks) std::sort(block.begin(), block.end());
