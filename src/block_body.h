@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <vector>
 
@@ -18,9 +20,53 @@ class BlockBody {
  public:
   virtual ~BlockBody() = default;
 
-  /// x is (rows, inputs), y (rows, outputs), packed.
-  virtual void run(BatchShape shape, const Real* x, Real* y) const = 0;
+  /// x is (rows, inputs), y (rows, outputs), packed. Shows what block_sites() says of its type.
+  virtual void run(BatchShape shape, const Real* x, Real* y,
+                   const LayerObserver<Real>& observer) const = 0;
 };
+
+/// Shows the first `channels` columns of `values` if anyone wants them.
+template <typename Real>
+void show(const LayerObserver<Real>& observer, Site site, const Rows<Real>& values,
+          std::int64_t rows, std::int64_t channels) {
+  if (!observer.wants(site)) return;
+  const auto shown = [&](const Real* data) {
+    observer.observer->see(observer.layer, site,
+                           std::span(data, static_cast<std::size_t>(rows * channels)),
+                           static_cast<Index>(channels));
+  };
+  if (values.width() == channels) return shown(values[0]);
+  Rows<Real> packed(rows, channels);
+  for (std::int64_t row = 0; row < rows; ++row) std::copy_n(values[row], channels, packed[row]);
+  shown(packed[0]);
+}
+
+/// The mean of |A| = exp(a_log) over the states: (channels), from (channels, states).
+template <typename Real>
+std::vector<Real> mean_rates(const BlockMath<Real>& math, std::span<const Real> a_log,
+                             std::int64_t channels) {
+  std::vector<Real> rates(a_log.begin(), a_log.end());
+  math.exp(rates.data(), std::ssize(rates));
+  std::vector<Real> mean(static_cast<std::size_t>(channels));
+  for (std::int64_t c = 0; c < channels; ++c) {
+    const auto own = rows_of(rates, c, 1, std::ssize(rates) / channels);
+    mean[static_cast<std::size_t>(c)] =
+        std::accumulate(own.begin(), own.end(), Real(0)) / static_cast<Real>(own.size());
+  }
+  return mean;
+}
+
+/// Shows dt times the rate of its channel.
+template <typename Real>
+void show_decay(const LayerObserver<Real>& observer, const Rows<Real>& dt,
+                std::span<const Real> rates, std::int64_t rows) {
+  if (!observer.wants(Site::decay)) return;
+  Rows<Real> decay(rows, std::ssize(rates));
+  for (std::int64_t row = 0; row < rows; ++row) {
+    std::transform(rates.begin(), rates.end(), dt[row], decay[row], std::multiplies<Real>());
+  }
+  show(observer, Site::decay, decay, rows, std::ssize(rates));
+}
 
 template <typename Real>
 using BodyMaker = std::unique_ptr<BlockBody<Real>> (*)(const BlockWeights<Real>& weights,

@@ -17,6 +17,13 @@ namespace {
 // that a long batch takes.
 constexpr std::int64_t kRowsAtOnce = 1024;
 
+/// A tensor on whose axis the channels of a site stand.
+struct SiteRole {
+  Site site;
+  std::string_view role;
+  int dim;
+};
+
 struct Type {
   std::string_view name;
   BodyMaker<float> make_float;
@@ -24,10 +31,21 @@ struct Type {
   std::string_view in_role;  ///< a tensor whose axis 1 is the block's input
   std::string_view out_role;
   int out_dim = 0;  ///< the axis of that one which is the block's output
+  std::span<const SiteRole> sites = {};
 };
 
+constexpr std::array kMamba1Sites = {
+    SiteRole{Site::conv, "conv1d.weight", 0}, SiteRole{Site::x_proj, "x_proj.weight", 0},
+    SiteRole{Site::dt, "dt_proj.weight", 0}, SiteRole{Site::decay, "dt_proj.weight", 0},
+    SiteRole{Site::gated, "out_proj.weight", 1}};
+
+constexpr std::array kMamba2Sites = {
+    SiteRole{Site::conv, "conv1d.weight", 0}, SiteRole{Site::dt, "dt_bias", 0},
+    SiteRole{Site::decay, "dt_bias", 0}, SiteRole{Site::gated, "out_proj.weight", 1}};
+
 constexpr std::array kTypes = {
-    Type{"mamba1", &mamba1_body, &mamba1_body, "in_proj.weight", "out_proj.weight"},
+    Type{"mamba1", &mamba1_body, &mamba1_body, "in_proj.weight", "out_proj.weight", 0,
+         kMamba1Sites},
     Type{"mamba1_bidirectional", &mamba1_bidirectional_body, &mamba1_bidirectional_body,
          "in_proj.weight", "out_proj.weight"},
     Type{"mamba1_tied", &mamba1_bidirectional_body, &mamba1_bidirectional_body, "in_proj.weight",
@@ -36,7 +54,8 @@ constexpr std::array kTypes = {
          "out_proj.weight"},
     Type{"mamba1_heads", &mamba1_heads_body, &mamba1_heads_body, "in_proj.weight",
          "out_proj.weight"},
-    Type{"mamba2", &mamba2_body, &mamba2_body, "in_proj.weight", "out_proj.weight"},
+    Type{"mamba2", &mamba2_body, &mamba2_body, "in_proj.weight", "out_proj.weight", 0,
+         kMamba2Sites},
     Type{"mamba3", &mamba3_body, &mamba3_body, "in_proj.weight", "out_proj.weight"},
     Type{"mamba3_mimo", &mamba3_body, &mamba3_body, "in_proj.weight", "out_proj.weight"},
     Type{"textbook", &textbook_body, &textbook_body, "B.weight", "C.weight"},
@@ -64,6 +83,15 @@ const Type* find_type(std::string_view name) noexcept {
   return at == kTypes.end() ? nullptr : at;
 }
 
+const std::string& tensor_of(const Block& block, std::string_view role) {
+  const auto found = block.tensors.find(role);
+  if (found == block.tensors.end()) {
+    throw Error(ErrorCode::input, fmt::format("block '{}': a {} without the tensor '{}'",
+                                              block.prefix, block.type, role));
+  }
+  return found->second;
+}
+
 const Type& type_of(const Block& block) {
   const Type* type = find_type(block.type);
   if (type == nullptr) {
@@ -89,7 +117,8 @@ class RunnableBlock : public BlockForward<Real> {
   Index inputs() const noexcept override { return inputs_; }
   Index outputs() const noexcept override { return outputs_; }
 
-  void run(BatchShape shape, std::span<const Real> x, std::span<Real> y) const override {
+  void run(BatchShape shape, std::span<const Real> x, std::span<Real> y,
+           const LayerObserver<Real>& observer) const override {
     if (shape.sequences < 0 || shape.length < 0) {
       throw Error(ErrorCode::usage,
                   fmt::format("batch: shape is ({}, {}), expected no negative size",
@@ -104,7 +133,7 @@ class RunnableBlock : public BlockForward<Real> {
       const BatchShape part = {.sequences = std::min(together, shape.sequences - s),
                                .length = shape.length};
       const std::int64_t row = std::int64_t{s} * shape.length;
-      run_part(part, x.data() + row * inputs_, y.data() + row * outputs_);
+      run_part(part, x.data() + row * inputs_, y.data() + row * outputs_, observer);
     }
   }
 
@@ -115,13 +144,14 @@ class RunnableBlock : public BlockForward<Real> {
     return make(weights, *math_);
   }
 
-  void run_part(BatchShape shape, const Real* x, Real* y) const {
+  void run_part(BatchShape shape, const Real* x, Real* y,
+                const LayerObserver<Real>& observer) const {
     if (in_multiplier_ == 1) {
-      body_->run(shape, x, y);
+      body_->run(shape, x, y, observer);
     } else {
       std::vector<Real> scaled(x, x + shape.rows() * inputs_);
       scale(scaled.data(), std::ssize(scaled), in_multiplier_);
-      body_->run(shape, scaled.data(), y);
+      body_->run(shape, scaled.data(), y, observer);
     }
     if (out_multiplier_ != 1) scale(y, shape.rows() * outputs_, out_multiplier_);
   }
@@ -148,15 +178,18 @@ bool has_forward(std::string_view type) noexcept { return find_type(type) != nul
 
 BlockPorts block_ports(const Block& block) {
   const Type& type = type_of(block);
-  const auto tensor = [&](std::string_view role) {
-    const auto found = block.tensors.find(role);
-    if (found == block.tensors.end()) {
-      throw Error(ErrorCode::input, fmt::format("block '{}': a {} without the tensor '{}'",
-                                                block.prefix, block.type, role));
-    }
-    return found->second;
-  };
-  return {.in = {tensor(type.in_role), 1}, .out = {tensor(type.out_role), type.out_dim}};
+  return {.in = {tensor_of(block, type.in_role), 1},
+          .out = {tensor_of(block, type.out_role), type.out_dim}};
+}
+
+std::vector<BlockSite> block_sites(const Block& block) {
+  const Type* type = find_type(block.type);
+  if (type == nullptr) return {};
+  std::vector<BlockSite> sites = {{Site::normed, {tensor_of(block, type->in_role), 1}}};
+  for (const SiteRole& each : type->sites) {
+    sites.push_back({each.site, {tensor_of(block, each.role), each.dim}});
+  }
+  return sites;
 }
 
 std::unique_ptr<BlockForward<double>> reference_block(const Checkpoint& checkpoint,

@@ -149,7 +149,8 @@ class SplitAttention : public BlockBody<Real> {
         o_(projection(weights, "o_proj", outputs_, heads_.queries())),
         attention_(weights, math) {}
 
-  void run(BatchShape shape, const Real* x, Real* y) const override {
+  void run(BatchShape shape, const Real* x, Real* y,
+           const LayerObserver<Real>& /*observer*/) const override {
     const std::int64_t rows = shape.rows();
     Rows<Real> q(rows, heads_.queries());
     Rows<Real> k(rows, heads_.keys());
@@ -207,7 +208,8 @@ class PackedAttention : public BlockBody<Real> {
     }
   }
 
-  void run(BatchShape shape, const Real* x, Real* y) const override {
+  void run(BatchShape shape, const Real* x, Real* y,
+           const LayerObserver<Real>& /*observer*/) const override {
     const std::int64_t rows = shape.rows();
     Rows<Real> projected(rows, qkv_ + 2 * d_mlp_);
     in_proj_->apply(x, inputs_, rows, projected[0], projected.width());

@@ -161,7 +161,8 @@ class Mlp : public BlockBody<Real> {
                     static_cast<Real>(weights.number("down_multiplier", 1)));
   }
 
-  void run(BatchShape shape, const Real* x, Real* y) const override {
+  void run(BatchShape shape, const Real* x, Real* y,
+           const LayerObserver<Real>& /*observer*/) const override {
     layer_.run(shape.rows(), x, y);
   }
 
@@ -304,7 +305,8 @@ class Experts : public BlockBody<Real> {
   Experts(const BlockWeights<Real>& weights, const BlockMath<Real>& math)
       : Experts(weights, experts_kind(weights.type()), math) {}
 
-  void run(BatchShape shape, const Real* x, Real* y) const override {
+  void run(BatchShape shape, const Real* x, Real* y,
+           const LayerObserver<Real>& /*observer*/) const override {
     const std::int64_t rows = shape.rows();
     Rows<Real> shares(rows, experts_);
     logits_->apply(x, inputs_, rows, shares[0], experts_);

@@ -89,6 +89,7 @@ class ScanPath {
         x_proj_(math.product(weights.x_proj, {}, dt_rank_ + 2 * d_state_, channels_)),
         dt_proj_(math.product(weights.dt_proj, weights.dt_bias, channels_, dt_rank_)),
         rates_(math.scan_rates(weights.a_log, channels_, d_state_)),
+        mean_rates_(mean_rates<Real>(math, weights.a_log, channels_)),
         d_(weights.d) {
     d_.resize(static_cast<std::size_t>(math.padded(channels_)));
   }
@@ -130,9 +131,15 @@ class ScanPath {
                 .y = at.x[0]});
   }
 
-  Rows<Real> run(BatchShape shape, const Rows<Real>& x, const Rows<Real>& z) const {
+  Rows<Real> run(BatchShape shape, const Rows<Real>& x, const Rows<Real>& z,
+                 const LayerObserver<Real>& observer = {}) const {
     ScanInputs<Real> at = inputs(shape, x);
+    show(observer, Site::conv, at.x, shape.rows(), channels_);
+    show(observer, Site::x_proj, at.dt_b_c, shape.rows(), at.dt_b_c.width());
+    show(observer, Site::dt, at.dt, shape.rows(), channels_);
+    show_decay<Real>(observer, at.dt, mean_rates_, shape.rows());
     scan(shape, at, z);
+    show(observer, Site::gated, at.x, shape.rows(), channels_);
     return std::move(at.x);
   }
 
@@ -146,6 +153,7 @@ class ScanPath {
   std::unique_ptr<Product<Real>> x_proj_;
   std::unique_ptr<Product<Real>> dt_proj_;
   std::vector<Real> rates_;
+  std::vector<Real> mean_rates_;  // (channels)
   std::vector<Real> d_;
 };
 
@@ -234,9 +242,10 @@ class Mamba1 : public BlockBody<Real> {
         out_proj_(out_projection(weights, weights.size("d_inner"), math)),
         outputs_(weights.size("out")) {}
 
-  void run(BatchShape shape, const Real* x, Real* y) const override {
+  void run(BatchShape shape, const Real* x, Real* y,
+           const LayerObserver<Real>& observer) const override {
     const auto [inner, z] = in_proj_.apply(shape.rows(), x);
-    const Rows<Real> gated = path_.run(shape, inner, z);
+    const Rows<Real> gated = path_.run(shape, inner, z, observer);
     out_proj_->apply(gated[0], gated.width(), shape.rows(), y, outputs_);
   }
 
@@ -259,7 +268,8 @@ class BidirectionalMamba1 : public BlockBody<Real> {
         out_proj_(out_projection(weights, weights.size("d_inner"), math)),
         outputs_(weights.size("out")) {}
 
-  void run(BatchShape shape, const Real* x, Real* y) const override {
+  void run(BatchShape shape, const Real* x, Real* y,
+           const LayerObserver<Real>& /*observer*/) const override {
     const auto [inner, z] = in_proj_.apply(shape.rows(), x);
     ScanInputs<Real> at = forward_.inputs(shape, inner);
     ScanInputs<Real> back = shares_inputs_ ? ScanInputs<Real>{.x = reversed(at.x, shape),
@@ -333,7 +343,8 @@ class Mamba1Heads : public BlockBody<Real> {
     }
   }
 
-  void run(BatchShape shape, const Real* x, Real* y) const override {
+  void run(BatchShape shape, const Real* x, Real* y,
+           const LayerObserver<Real>& /*observer*/) const override {
     Rows<Real> gated(shape.rows(), d_inner_);
     for (std::size_t h = 0; h < paths_.size(); ++h) {
       const auto [inner, z] = in_proj_[h].apply(shape.rows(), x);

@@ -46,7 +46,7 @@ class Mamba2 : public BlockBody<Real> {
                  .dt = static_cast<Real>(weights.number("dt_multiplier", 1))},
         convolution_{weights.tensor("conv1d.weight", {conv_channels_, 1, weights.size("d_conv")}),
                      weights.optional("conv1d.bias", {conv_channels_}), conv_channels_},
-        a_(weights.tensor("A_log", {heads_})),
+        rates_(mean_rates<Real>(math, weights.tensor("A_log", {heads_}), heads_)),
         d_(skip_of_channels(weights)) {
     const std::int64_t rows = 2 * d_mlp_ + d_ssm_ + conv_channels_ + heads_;
     const auto in_proj = weights.tensor("in_proj.weight", {rows, inputs_});
@@ -62,17 +62,20 @@ class Mamba2 : public BlockBody<Real> {
     out_proj_ =
         math.product(weights.tensor("out_proj.weight", {outputs_, d_mlp_ + d_ssm_}),
                      weights.optional("out_proj.bias", {outputs_}), outputs_, d_mlp_ + d_ssm_);
-    math.exp(a_.data(), heads_);
-    for (Real& a : a_) a = -a;
   }
 
-  void run(BatchShape shape, const Real* x, Real* y) const override {
+  void run(BatchShape shape, const Real* x, Real* y,
+           const LayerObserver<Real>& observer) const override {
     const std::int64_t rows = shape.rows();
     Rows<Real> inner(rows, d_mlp_ + d_ssm_);  // what out_proj reads: the MLP part, then the scan's
     if (d_mlp_ > 0) run_mlp(rows, x, inner);
 
     const Rows<Real> x_b_c = convolved(shape, x);
-    scan(shape, x_b_c, step_sizes(rows, x), inner);
+    show(observer, Site::conv, x_b_c, rows, conv_channels_);
+    const Rows<Real> dt = step_sizes(rows, x);
+    show(observer, Site::dt, dt, rows, heads_);
+    show_decay<Real>(observer, dt, rates_, rows);
+    scan(shape, x_b_c, dt, inner);
 
     Rows<Real> z(rows, d_ssm_);
     z_->apply(x, inputs_, rows, z[0], d_ssm_);
@@ -81,6 +84,7 @@ class Mamba2 : public BlockBody<Real> {
       math_.silu(z[row], d_ssm_);
       gate(inner[row] + d_mlp_, z[row]);
     });
+    show(observer, Site::gated, inner, rows, inner.width());
     out_proj_->apply(inner[0], inner.width(), rows, y, outputs_);
   }
 
@@ -148,7 +152,7 @@ class Mamba2 : public BlockBody<Real> {
     Rows<Real> decay(shape.rows(), heads_);
     math_.each(shape.rows(), [&](std::int64_t row) {
       for (std::int64_t h = 0; h < heads_; ++h) {
-        decay[row][h] = dt[row][h] * a_[static_cast<std::size_t>(h)];
+        decay[row][h] = -dt[row][h] * rates_[static_cast<std::size_t>(h)];
       }
       math_.exp(decay[row], heads_);
     });
@@ -232,8 +236,8 @@ class Mamba2 : public BlockBody<Real> {
   Real dt_max_;
   Factors factors_;
   Convolution<Real> convolution_;
-  std::vector<Real> a_;  // (heads)
-  std::vector<Real> d_;  // (d_ssm)
+  std::vector<Real> rates_;  // (heads): |A|
+  std::vector<Real> d_;      // (d_ssm)
   std::unique_ptr<Product<Real>> mlp_;
   std::unique_ptr<Product<Real>> z_;
   std::unique_ptr<Product<Real>> x_b_c_;

@@ -62,7 +62,8 @@ class Mamba3 : public BlockBody<Real> {
                                weights.optional("out_proj.bias", {outputs_}), outputs_, d_inner_)) {
   }
 
-  void run(BatchShape shape, const Real* x, Real* y) const override {
+  void run(BatchShape shape, const Real* x, Real* y,
+           const LayerObserver<Real>& /*observer*/) const override {
     const std::int64_t rows = shape.rows();
     Rows<Real> projected(rows, columns_);
     in_proj_->apply(x, inputs_, rows, projected[0], columns_);

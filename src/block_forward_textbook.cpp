@@ -28,7 +28,8 @@ class Textbook : public BlockBody<Real> {
     d_ = math.product(d, {}, outputs_, inputs_);
   }
 
-  void run(BatchShape shape, const Real* x, Real* y) const override {
+  void run(BatchShape shape, const Real* x, Real* y,
+           const LayerObserver<Real>& /*observer*/) const override {
     Rows<Real> h(shape.rows(), states_);
     Rows<Real> fed(shape.rows(), states_);
     b_->apply(x, inputs_, shape.rows(), fed[0], states_);

@@ -353,6 +353,9 @@ class FastModel : public LanguageModel<float> {
       kernels_.softplus(at.dt.data() + row * row_stride(), part.dt_bias.data(), width_);
     }
     show(Site::dt, at.dt, row_stride(), spec_.d_inner);
+    if (observer != nullptr && observer->wants(Site::decay)) {
+      show_decay(part, at, rows, layer, *observer);
+    }
 
     scan(part, pass, at);
     show(Site::gated, at.conv, row_stride(), spec_.d_inner);
@@ -367,6 +370,25 @@ class FastModel : public LanguageModel<float> {
         to[i] += bias == nullptr ? out[i] : out[i] + bias[i];
       }
     }
+  }
+
+  void show_decay(const LayerPart& part, Workspace& at, std::int64_t rows, Index layer,
+                  Observer<float>& observer) const {
+    constexpr float kLn2 = 0.693147182F;
+    std::vector<float> rates(static_cast<std::size_t>(spec_.d_inner));
+    for (Index i = 0; i < spec_.d_inner; ++i) {
+      float sum = 0;
+      for (Index n = 0; n < spec_.d_state; ++n) {
+        sum -= part.a[static_cast<std::size_t>(n * width_ + i)];
+      }
+      rates[static_cast<std::size_t>(i)] = sum * kLn2 / static_cast<float>(spec_.d_state);
+    }
+    at.shown.resize(static_cast<std::size_t>(rows) * rates.size());
+    for (std::int64_t row = 0; row < rows; ++row) {
+      std::transform(rates.begin(), rates.end(), at.dt.data() + row * row_stride(),
+                     at.shown.data() + row * spec_.d_inner, std::multiplies<float>());
+    }
+    observer.see(layer, Site::decay, at.shown, spec_.d_inner);
   }
 
   void normalise(const std::vector<float>& weight, const std::vector<float>& bias, const float* in,

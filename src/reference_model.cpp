@@ -59,6 +59,7 @@ struct Activations {
   Vector conv;
   Vector x_proj;
   Vector dt;
+  Vector decay;
   Vector gated;
 
   const Vector& at(Site site) const {
@@ -71,6 +72,8 @@ struct Activations {
         return x_proj;
       case Site::dt:
         return dt;
+      case Site::decay:
+        return decay;
       case Site::gated:
         return gated;
     }
@@ -191,6 +194,12 @@ class ReferenceModel : public LanguageModel<double> {
     at.dt =
         linear(weights.dt_proj, weights.dt_proj_bias, Row(at.x_proj).first(dt_rank), spec_.d_inner);
     for (double& dt : at.dt) dt = softplus(dt);
+    at.decay.resize(d_inner);
+    for (std::size_t i = 0; i < d_inner; ++i) {
+      double rates = 0;
+      for (std::size_t n = 0; n < d_state; ++n) rates -= a[i * d_state + n];
+      at.decay[i] = at.dt[i] * rates / static_cast<double>(d_state);
+    }
 
     at.gated.resize(d_inner);
     for (std::size_t i = 0; i < d_inner; ++i) {

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <utility>
 
+#include "block_body.h"
 #include "block_math.h"
 #include "gemm.h"
 #include "icd/block_forward.h"
@@ -107,14 +108,13 @@ class WiredModel : public LanguageModel<Real> {
   void layer(Index layer, BatchShape shape, std::span<Real> hidden, LayerState<Real>* state,
              Observer<Real>* observer) const override {
     prepare_layer_call<Real>(spec_, layer, shape, hidden.size(), nullptr);
-    if (state != nullptr || observer != nullptr) {
+    if (state != nullptr) {
       throw Error(ErrorCode::unsupported,
-                  "model: state and calibration are for Mamba-1 models; other models run whole "
-                  "sequences");
+                  "model: only Mamba-1 models run token by token; others run whole sequences");
     }
     const ThreadScope threads(options_.threads);
     for (const Step& step : wiring_.layers[static_cast<std::size_t>(layer)]) {
-      run(step, shape, hidden);
+      run(step, shape, hidden, {observer, layer});
     }
   }
 
@@ -165,13 +165,15 @@ class WiredModel : public LanguageModel<Real> {
   }
 
   /// hidden += residual_multiplier * (sum of blocks(norm(hidden))).
-  void run(const Step& step, BatchShape shape, std::span<Real> hidden) const {
+  void run(const Step& step, BatchShape shape, std::span<Real> hidden,
+           const LayerObserver<Real>& observer) const {
     const Rows<Real> normed =
         normalised(read_norm(step.norm_weight, step.norm_bias), shape.rows(), hidden.data());
+    show(observer, Site::normed, normed, shape.rows(), spec_.d_model);
     std::vector<Real> sum(hidden.size());
     std::vector<Real> y(hidden.size());
     for (const std::size_t i : step.blocks) {
-      block(i)->run(shape, std::span(normed[0], hidden.size()), y);
+      block(i)->run(shape, std::span(normed[0], hidden.size()), y, observer);
       for (std::size_t k = 0; k < sum.size(); ++k) sum[k] += y[k];
     }
     for (std::size_t k = 0; k < sum.size(); ++k) hidden[k] += residual_multiplier_ * sum[k];

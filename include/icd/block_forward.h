@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "icd/checkpoint.h"
 #include "icd/language_model.h"
@@ -28,8 +29,10 @@ class BlockForward {
 
   /// x is (rows, inputs), y (rows, outputs), both row-major; rows are (sequence, token), and every
   /// sequence starts from zero. x and y do not overlap. May run concurrently.
-  /// Throws Error{usage} for spans that do not fit the shape.
-  virtual void run(BatchShape shape, std::span<const Real> x, std::span<Real> y) const = 0;
+  /// Shows `observer` the sites of block_sites(), except Site::normed, which whoever normalises
+  /// shows. Throws Error{usage} for spans that do not fit the shape.
+  virtual void run(BatchShape shape, std::span<const Real> x, std::span<Real> y,
+                   const LayerObserver<Real>& observer = {}) const = 0;
 };
 
 /// Is there a forward for blocks of this type?
@@ -50,6 +53,16 @@ struct BlockPorts {
 /// Throws Error{unsupported} for a type without a forward, Error{input} for a block without one
 /// of the two tensors.
 BlockPorts block_ports(const Block& block);
+
+/// The axis that has the channels of a site: column c of what is shown is entry c.
+struct BlockSite {
+  Site site;
+  TensorAxis axis;
+};
+
+/// What blocks of this type show an observer; first of all Site::normed on the axis of the input.
+/// Empty for a type without a forward. Throws Error{input} for a block without one of the tensors.
+std::vector<BlockSite> block_sites(const Block& block);
 
 /// Plain loops in double, single thread. Reads all weights at once.
 /// Throws Error{unsupported} for a type without a forward, Error{input} naming a tensor that is

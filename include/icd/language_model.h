@@ -14,17 +14,19 @@ namespace icd {
 
 using TokenId = std::int32_t;
 
-/// What calibration may look at inside a layer; rows are (sequence, token) pairs.
+/// What calibration may look at inside a layer; rows are (sequence, token) pairs. Widths are
+/// those of Mamba-1 and, where it differs, of Mamba-2. block_sites() has them as axes.
 enum class Site {
-  normed,  ///< the normalised residual that in_proj reads: (rows, d_model)
-  conv,    ///< x after the convolution and SiLU: (rows, d_inner)
-  x_proj,  ///< the output of x_proj, [dt; B; C]: (rows, dt_rank + 2 d_state)
-  dt,      ///< the step size after softplus: (rows, d_inner)
-  gated,   ///< y * SiLU(z), which out_proj reads: (rows, d_inner)
+  normed,  ///< the normalised residual that blocks read, once a step: (rows, d_model)
+  conv,    ///< after the convolution and SiLU: x, (rows, d_inner); [x; B; C] of all groups
+  x_proj,  ///< what x_proj gives, past its norms if any: [dt; B; C], (rows, dt_rank + 2 d_state)
+  dt,      ///< the step size after softplus: (rows, d_inner); (rows, nheads)
+  decay,   ///< dt times the mean of |A| over the states: as dt
+  gated,   ///< what out_proj reads: y * SiLU(z), (rows, d_inner); past the gated norm, if any
 };
 
-inline constexpr std::array kSites = {Site::normed, Site::conv, Site::x_proj, Site::dt,
-                                      Site::gated};
+inline constexpr std::array kSites = {Site::normed, Site::conv,  Site::x_proj,
+                                      Site::dt,     Site::decay, Site::gated};
 
 /// Sees activations as they are computed, in token order within a sequence.
 template <typename Real>
@@ -36,6 +38,15 @@ class Observer {
   /// `values` is (rows, channels), row-major and packed; valid during the call only. A model
   /// may show the rows of one layer() in several calls: consecutive rows, in order.
   virtual void see(Index layer, Site site, std::span<const Real> values, Index channels) = 0;
+};
+
+/// An observer, or nobody, at one layer.
+template <typename Real>
+struct LayerObserver {
+  Observer<Real>* observer = nullptr;
+  Index layer = -1;
+
+  bool wants(Site site) const { return observer != nullptr && observer->wants(site); }
 };
 
 /// A batch of sequences of one length.
@@ -123,9 +134,10 @@ std::unique_ptr<LanguageModel<float>> fast_model(const Checkpoint& checkpoint,
 bool has_model(const Layout& layout) noexcept;
 
 /// The same two for a model of any layout, wired from its blocks; Mamba-1 models run as above.
-/// State and observers are refused with Error{unsupported} where blocks are wired: sequences
-/// run whole. Throws Error{unsupported} for a layout that has_model denies or a block without a
-/// forward. The checkpoint has to outlive the model; the layout is copied.
+/// Where blocks are wired, state is refused with Error{unsupported}: sequences run whole.
+/// Observers see the sites of a layer's blocks, and Site::normed once a step. Throws
+/// Error{unsupported} for a layout that has_model denies or a block without a forward. The
+/// checkpoint has to outlive the model; the layout is copied.
 std::unique_ptr<LanguageModel<double>> reference_model(const Checkpoint& checkpoint,
                                                        const Layout& layout);
 std::unique_ptr<LanguageModel<float>> fast_model(const Checkpoint& checkpoint, const Layout& layout,

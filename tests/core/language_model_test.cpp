@@ -315,11 +315,9 @@ TEST(LanguageModel, ShowsAnObserverEverySiteInRowOrder) {
   model.reference()->embed(tokens, exact_hidden);
   model.fast()->layer(1, shape, hidden, nullptr, &recorder);
   model.reference()->layer(1, shape, exact_hidden, nullptr, &exact);
-  const std::map<Site, Index> width = {{Site::normed, 11},
-                                       {Site::conv, 22},
-                                       {Site::x_proj, 3 + 2 * 5},
-                                       {Site::dt, 22},
-                                       {Site::gated, 22}};
+  const std::map<Site, Index> width = {{Site::normed, 11},        {Site::conv, 22},
+                                       {Site::x_proj, 3 + 2 * 5}, {Site::dt, 22},
+                                       {Site::decay, 22},         {Site::gated, 22}};
   EXPECT_EQ(recorder.width, width);
   EXPECT_EQ(exact.width, width);
   for (const Site site : kSites) {

@@ -271,7 +271,7 @@ TEST(WiredModel, RefusesStateBlocksItCannotRunAndTokensOutsideTheVocabulary) {
   WiredMamba1 model({});
   const auto wired = fast_model(model.checkpoint, model.layout);
   std::vector<LayerState<float>> state;
-  expect_error(ErrorCode::unsupported, "state and calibration are for Mamba-1",
+  expect_error(ErrorCode::unsupported, "only Mamba-1 models run token by token",
                [&] { wired->step(Tokens{1}, state); });
   expect_error(ErrorCode::usage, "token 1 of the input: id is 24, expected one in [0, 24)", [&] {
     wired->logits(Tokens{1, 24}, {1, 2});
