@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "icd/checkpoint.h"
@@ -18,7 +19,7 @@ struct Reader {
   Index rows = 0;
   Index run = 1;                                      ///< columns a member, >= 1
   std::shared_ptr<const std::vector<float>> weights;  ///< (rows, members * run), row-major
-  std::vector<float> input_square;  ///< (members * run) mean of x^2; empty: not known
+  std::vector<float> input_square = {};  ///< (members * run) mean of x^2; empty: not known
 };
 
 /// Which members were active, token by token, for the first tokens of a half.
@@ -38,21 +39,31 @@ struct AxisFacts {
   std::vector<Reader> readers;
 
   // Of the signal of the axis; (size) each.
-  std::vector<float> square;   ///< mean of x^2
+  std::vector<float> square;  ///< mean of x^2
   std::vector<float> minimum;
   std::vector<float> maximum;
-  std::vector<float> decay;    ///< mean over tokens and states of dt * |A|: 1 / memory in tokens
+  std::vector<float> decay;  ///< mean over tokens and states of dt * |A|: 1 / memory in tokens
   std::vector<float> weight_square;  ///< sum of w^2 over every segment of the group: data-free
   std::shared_ptr<const Activity> activity;  ///< null: not known
 };
 
-/// The matrices that read an axis group: every segment on the second axis of a matrix
-/// "*.weight", other than of an embedding that is nobody's head. Empty for groups that none
-/// reads, as states. Matrices of more than `most_entries` entries give every k-th row.
-/// Throws Error{unsupported} for a dtype that is no readable float, Error{input} for a weight
-/// that is NaN or infinite.
+/// Does a matrix read the group? One does that has the group's members on its second axis, is
+/// called "...weight", and is not an embedding that is nobody's head.
+bool is_read(const Checkpoint& checkpoint, const Layout& layout, const AxisGroup& group);
+
+/// The matrices that read a group, one for each stretch of columns; empty for groups that none
+/// reads, as states. If all of them have more than `most_entries` entries, each gives every k-th
+/// row, k the same for all. Throws Error{unsupported} for a dtype that is no readable float,
+/// Error{input} for a weight that is NaN or infinite.
 std::vector<Reader> readers_of(const Checkpoint& checkpoint, const Layout& layout,
                                const AxisGroup& group,
                                std::int64_t most_entries = std::int64_t{1} << 28);
+
+/// The sum of w^2 over all that moves with a member, whole tensors aside: (size). Throws as
+/// readers_of.
+std::vector<float> weight_squares(const Checkpoint& checkpoint, const AxisGroup& group);
+
+/// What a tensor is to its block, "out_proj.weight"; empty for one that belongs to none.
+std::string role_of(const Layout& layout, std::string_view tensor);
 
 }  // namespace icd

@@ -19,25 +19,39 @@ enum class Saliency {
 
 /// What the objectives can be told; each reads its own.
 struct ObjectiveOptions {
-  Index block = 64;     ///< members in a block, tile or cache line
-  double gamma = 1;     ///< resolution of modularity and communities
-  Index kept = 2;       ///< N of N:M
-  Index of = 4;         ///< M of N:M, <= 16
+  Index block = 64;  ///< members in a block, tile or cache line, >= 1
+  double gamma = 1;  ///< resolution of modularity and communities
+  Index kept = 2;    ///< N of N:M
+  Index of = 4;      ///< M of N:M, <= 16
   Saliency saliency = Saliency::wanda;
   std::string format = "int4";  ///< of quant: `icd objectives` lists them
   Index group = 0;              ///< members that share a scale; 0: the format's own
 };
 
+/// The facts that an objective reads. It cannot do without those it says, except `inputs`, which
+/// are used where they are known.
+struct Needs {
+  bool graph = false;
+  bool readers = false;
+  bool inputs = false;  ///< Reader::input_square
+  bool signal = false;  ///< square, minimum and maximum of the axis' signal
+  bool decay = false;
+  bool activity = false;
+
+  bool activations() const noexcept { return signal || decay || activity; }
+};
+
 /// A reason to prefer one order to another, as a row of a table.
 struct Objective {
-  std::string_view name;       ///< what follows --objective
-  std::string_view summary;    ///< its line in `icd objectives`
+  std::string_view name;     ///< what follows --objective
+  std::string_view summary;  ///< its line in `icd objectives`
   Direction direction;
-  std::string_view unit;       ///< of the score: "share of the weight", ...
-  std::string_view needs;      ///< the facts it cannot do without, in words
-  std::string_view solver;     ///< what `--solver auto` takes
-  std::string_view source;     ///< the literature it is defined in
-  std::string_view buys;       ///< what a better score is good for, in plain words
+  std::string_view unit;  ///< of the score: "share of the weight", ...
+  Needs needs;
+  Index block;              ///< of ObjectiveOptions, unless told otherwise; 0: reads none
+  std::string_view solver;  ///< what `--solver auto` takes
+  std::string_view source;  ///< the literature it is defined in
+  std::string_view buys;    ///< what a better score is good for, in plain words
 
   /// The objective on one axis. The facts have to outlive the problem.
   /// Throws Error{usage} for options that do not fit, Error{input} for facts that are missing.
@@ -51,7 +65,8 @@ std::span<const Objective> all_objectives();
 const Objective* find_objective(std::string_view name) noexcept;
 
 // One file an objective, objective_NAME.cpp; the table is in objective.cpp.
-std::unique_ptr<Problem> modularity_problem(const AxisFacts& facts, const ObjectiveOptions& options);
+std::unique_ptr<Problem> modularity_problem(const AxisFacts& facts,
+                                            const ObjectiveOptions& options);
 std::unique_ptr<Problem> communities_problem(const AxisFacts& facts,
                                              const ObjectiveOptions& options);
 std::unique_ptr<Problem> intra_block_problem(const AxisFacts& facts,
