@@ -29,6 +29,9 @@ struct Context {
 using Action = std::function<int(Context&)>;
 
 // Each adds its subcommand, which sets `action` when it is the one called.
+void add_advise(CLI::App& app, Action& action);
+void add_objectives(CLI::App& app, Action& action);
+void add_plan(CLI::App& app, Action& action);
 void add_permute(CLI::App& app, Action& action);
 void add_calibrate(CLI::App& app, Action& action);
 void add_solve(CLI::App& app, Action& action);

@@ -90,8 +90,11 @@ int run(int argc, char** argv, cli::Terminal& terminal) {
 
   cli::Action action;
   cli::add_permute(app, action);
+  cli::add_advise(app, action);
+  cli::add_objectives(app, action);
   cli::add_calibrate(app, action);
   cli::add_solve(app, action);
+  cli::add_plan(app, action);
   cli::add_apply(app, action);
   cli::add_convert(app, action);
   cli::add_reshape(app, action);

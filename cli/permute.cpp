@@ -7,6 +7,7 @@
 #include "commands.h"
 #include "icd/digest.h"
 #include "pipeline.h"
+#include "plan_options.h"
 
 namespace icd::cli {
 namespace {

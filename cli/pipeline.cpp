@@ -59,26 +59,6 @@ bool has_tokenizer(const TokenOptions& options, const LoadedModel& model) {
   return !options.tokenizer.empty() || fs::exists(model.checkpoint.folder() / "tokenizer.json");
 }
 
-/// "--solver: there is no 'rmc', expected one of ...", with the nearest name as a hint.
-[[noreturn]] void no_such(std::string_view option, std::string_view given,
-                          const std::vector<std::string_view>& names) {
-  throw Error(ErrorCode::usage,
-              fmt::format("{}: there is no '{}', expected one of {}", option, given,
-                          fmt::join(names, ", ")),
-              "`icd solve --list` describes them");
-}
-
-/// The kinds that make up the order of a mixer's channels: what is ordered unless something else
-/// is asked for.
-std::vector<std::string> channel_kinds(const Layout& layout) {
-  const std::vector<std::string> all = layout.kinds();
-  std::vector<std::string> kinds;
-  for (const std::string_view kind : {"inner", "head", "channel", "x_channel", "y_channel"}) {
-    if (std::find(all.begin(), all.end(), kind) != all.end()) kinds.emplace_back(kind);
-  }
-  return kinds.empty() ? all : kinds;
-}
-
 std::uint64_t available_bytes(const fs::path& folder) {
   std::error_code failure;
   const fs::space_info space = fs::space(folder, failure);
@@ -151,8 +131,6 @@ void warn_of_strangers(const Layout& layout, Terminal& terminal) {
 
 }  // namespace
 
-bool can_calibrate(const Layout& layout) { return layout.name == "mamba1"; }
-
 LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request,
                        Context& context) {
   LoadedModel model;
@@ -219,78 +197,12 @@ TokenSource token_source(const TokenOptions& options, const LoadedModel& model) 
   return {random_tokens(model.spec.vocab, options.limit, 0), "random ids", false};
 }
 
-void PlanOptions::add_to(CLI::App& command) {
-  command
-      .add_option("--group", groups,
-                  "kinds that `icd inspect` lists, or all; else inner, or head,channel")
-      ->delimiter(',')
-      ->type_name("G");
-  command.add_option("--solver", solver, "how to order (`icd solve --list`)")
-      ->type_name("S")
-      ->capture_default_str();
-  command.add_option("--objective", objective, "what an order is worth")
-      ->type_name("O")
-      ->capture_default_str();
-  command.add_option("--block", block, "positions in a block")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  command.add_option("--seed", seed, "the only source of randomness")
-      ->type_name("N")
-      ->check(CLI::Range(std::uint64_t{0}, static_cast<std::uint64_t>(INT64_MAX)))
-      ->capture_default_str();
-  command.add_option("--steps", max_steps, "budget of the solver, a group")
-      ->type_name("N")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command.add_option("--signal", signal, "activations of inner: gated (y * SiLU(z)) or conv (x)")
-      ->type_name("A")
-      ->check(CLI::IsMember({"gated", "conv"}))
-      ->capture_default_str();
-  command.add_option("--edge", edge, "weight of a correlation r: absolute, squared or relu")
-      ->type_name("E")
-      ->check(CLI::IsMember({"absolute", "squared", "relu"}))
-      ->capture_default_str();
-  command.add_option("--top-k", top_k, "keep the k heaviest edges of a vertex; 0 keeps all")
-      ->type_name("K")
-      ->check(CLI::Range(0, 1 << 20))
-      ->capture_default_str();
-  command
-      .add_option("--expand", expand,
-                  "inner axes: independent, or block / repeat from one order of d_model")
-      ->type_name("X")
-      ->check(CLI::IsMember({"independent", "block", "repeat"}))
-      ->capture_default_str();
-  command.add_flag("--data-free", data_free, "compare weights instead of activations");
-}
-
-PlanRequest PlanOptions::request(const Layout& layout) const {
-  PlanRequest request;
-  const bool takes_all = std::find(groups.begin(), groups.end(), "all") != groups.end();
-  request.kinds = takes_all ? layout.kinds() : groups.empty() ? channel_kinds(layout) : groups;
-  request.solver = find_solver(solver);
-  if (request.solver == nullptr) {
-    std::vector<std::string_view> names;
-    for (const Solver& each : all_solvers()) names.push_back(each.name);
-    no_such("--solver", solver, names);
-  }
-  request.objective = find_objective(objective);
-  if (request.objective == nullptr) {
-    std::vector<std::string_view> names;
-    for (const Objective& each : all_objectives()) names.push_back(each.name);
-    no_such("--objective", objective, names);
-  }
-  request.block = block;
-  request.seed = seed;
-  request.max_steps = max_steps;
-  request.signal = signal;
-  request.graph.weight = edge == "absolute"  ? EdgeWeight::absolute
-                         : edge == "squared" ? EdgeWeight::squared
-                                             : EdgeWeight::relu;
-  request.graph.top_k = top_k;
-  if (expand == "block") request.expansion = HiddenExpansion::block;
-  if (expand == "repeat") request.expansion = HiddenExpansion::repeat;
-  return request;
+void no_such(std::string_view option, std::string_view given,
+             const std::vector<std::string_view>& names, const char* where) {
+  throw Error(ErrorCode::usage,
+              fmt::format("{}: there is no '{}', expected one of {}", option, given,
+                          fmt::join(names, ", ")),
+              where);
 }
 
 void add_threads_option(CLI::App& command) {
@@ -300,45 +212,6 @@ void add_threads_option(CLI::App& command) {
           "threads to compute with; the result does not depend on it")
       ->type_name("N")
       ->check(CLI::Range(1, 1024));
-}
-
-Plan plan_for(const LoadedModel& model, const PlanOptions& options, const TokenOptions& tokens,
-              const std::string& statistics, Context& context) {
-  const PlanRequest request = options.request(model.layout);
-  const auto make = [&](const SimilaritySource& source, std::string_view words) {
-    return make_plan(model.checkpoint, model.layout, request, source, words, context.terminal);
-  };
-  if (!statistics.empty()) {
-    const StatisticsFile file = StatisticsFile::open(statistics);
-    if (file.info().structure != model.checkpoint.structure_digest()) {
-      throw Error(
-          ErrorCode::input,
-          fmt::format("{}: was made for a checkpoint of structure {:.12}, this one's is {:.12}",
-                      statistics, file.info().structure, model.checkpoint.structure_digest()));
-    }
-    return make(similarity_from(file, request.signal),
-                fmt::format("the correlation on {}", file.info().source));
-  }
-  if (!can_calibrate(model.layout) && tokens.is_given()) {
-    context.terminal.warn(
-        fmt::format("layout {}: ordered by weights alone; icd calibrates Mamba-1 language models",
-                    model.layout.name));
-  }
-  if (options.data_free || !can_calibrate(model.layout)) {
-    if (request.solver->reads == Reads::nothing) return make({}, "");
-    return make(similarity_of_weights(model.checkpoint), "the similarity of weights");
-  }
-  const TokenSource source = token_source(tokens, model);
-  if (!source.is_language) {
-    context.terminal.warn(
-        "no tokenizer.json: ordered by weights alone; --tokens FILE orders by activations");
-    return make(similarity_of_weights(model.checkpoint), "the similarity of weights");
-  }
-  const TokenSplit split = split_tokens(source.ids, tokens.length, tokens.limit, tokens.heldout);
-  const auto runner = fast_model(model.checkpoint, model.spec);
-  return make(
-      similarity_by_running(*runner, model.layout, split, request.signal),
-      fmt::format("the correlation on {} tokens of {}", split.train_shape.rows(), source.words));
 }
 
 VerifyOptions verify_options(const TokenOptions& options, const LoadedModel& model,

@@ -13,7 +13,6 @@
 #include "icd/hub_cache.h"
 #include "icd/language_model.h"
 #include "icd/layout.h"
-#include "icd/make_plan.h"
 #include "icd/model_spec.h"
 #include "icd/output_folder.h"
 #include "icd/plan.h"
@@ -55,9 +54,6 @@ LoadedModel load_model(const ModelOptions& options, const LayoutRequest& request
 /// What a checkpoint has to be taken for to be the plan's; --layout and --set have the last word.
 LayoutRequest request_of(const Plan& plan, const ModelOptions& options);
 
-/// Is it one of those whose activations icd can watch?
-bool can_calibrate(const Layout& layout);
-
 /// Where token ids come from.
 struct TokenOptions {
   std::string text;
@@ -81,33 +77,15 @@ struct TokenSource {
 /// built-in text, or random ids if there is no tokenizer.
 TokenSource token_source(const TokenOptions& options, const LoadedModel& model);
 
-/// Which groups are ordered, by what.
-struct PlanOptions {
-  std::vector<std::string> groups = {};  ///< empty: what makes up the order of the channels
-  std::string solver = "swap";
-  std::string objective = "modularity";
-  Index block = 64;
-  std::uint64_t seed = 0;
-  std::int64_t max_steps = SolveOptions{}.max_steps;
-  std::string signal = "gated";
-  std::string edge = "absolute";
-  Index top_k = 0;
-  std::string expand = "independent";
-  bool data_free = false;
-
-  void add_to(CLI::App& command);
-  PlanRequest request(const Layout& layout) const;
-};
-
 /// Adds --threads; the value is in force once the command line has been parsed.
 void add_threads_option(CLI::App& command);
 
-/// A plan from running the model, from a statistics file, or from weights alone.
-Plan plan_for(const LoadedModel& model, const PlanOptions& options, const TokenOptions& tokens,
-              const std::string& statistics, Context& context);
-
 /// What verification runs on: a few of the ids that `options` lead to.
 VerifyOptions verify_options(const TokenOptions& options, const LoadedModel& model, bool in_double);
+
+/// "--solver: there is no 'rmc', expected one of ...", and where they are described.
+[[noreturn]] void no_such(std::string_view option, std::string_view given,
+                          const std::vector<std::string_view>& names, const char* where);
 
 nlohmann::ordered_json to_json(const VerifyReport& report);
 nlohmann::ordered_json to_json(const std::vector<GroupScore>& scores);

@@ -6,6 +6,7 @@
 #include "icd/digest.h"
 #include "icd/output_folder.h"
 #include "pipeline.h"
+#include "plan_options.h"
 
 namespace icd::cli {
 namespace {

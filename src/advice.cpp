@@ -1,0 +1,214 @@
+#include "icd/advice.h"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "icd/error.h"
+#include "icd/random.h"
+#include "icd/solver.h"
+
+namespace icd {
+namespace {
+
+constexpr int kShuffles = 4;
+
+/// What all objectives read together.
+Needs needs_of(const std::vector<const Objective*>& objectives, const EvidenceSource& source) {
+  Needs all;
+  for (const Objective* objective : objectives) {
+    const Needs& needs = objective->needs;
+    if (needs.activations() && !source.has_activations) continue;
+    all.graph |= needs.graph;
+    all.readers |= needs.readers;
+    all.inputs |= needs.inputs;
+    all.signal |= needs.signal;
+    all.decay |= needs.decay;
+    all.activity |= needs.activity;
+  }
+  return all;
+}
+
+/// The scores of one objective on one group.
+struct Scores {
+  MeanScore present;
+  MeanScore random;
+  MeanScore solved;
+  std::string why_not = {};
+};
+
+/// Adds up scores, and at the end divides by their number.
+class Mean {
+ public:
+  void add(const MeanScore& score) {
+    sum_.calibration += score.calibration;
+    if (score.heldout) sum_.heldout = sum_.heldout.value_or(0) + *score.heldout;
+    ++count_;
+  }
+
+  MeanScore get() const {
+    MeanScore mean = sum_;
+    mean.calibration /= std::max(count_, 1);
+    if (mean.heldout) *mean.heldout /= std::max(count_, 1);
+    return mean;
+  }
+
+ private:
+  MeanScore sum_;
+  int count_ = 0;
+};
+
+Scores assess(const Objective& objective, const AxisGroup& group, const Evidence& evidence,
+              const AdviceRequest& request) {
+  ObjectiveOptions options = request.options;
+  if (options.block == 0) options.block = std::max<Index>(objective.block, 1);
+  options = options_for(options, group.size);
+  std::unique_ptr<Problem> calibration;
+  try {
+    calibration = objective.problem(evidence.calibration, options);
+  } catch (const Error& error) {
+    return {.present = {}, .random = {}, .solved = {}, .why_not = error.what()};
+  }
+  std::unique_ptr<Problem> heldout;
+  if (evidence.heldout) heldout = objective.problem(*evidence.heldout, options);
+  const auto score = [&](const Permutation& order) {
+    MeanScore result{.calibration = calibration->score(order)};
+    if (heldout) result.heldout = heldout->score(order);
+    return result;
+  };
+
+  Mean random;
+  for (int shuffle = 0; shuffle < kShuffles; ++shuffle) {
+    Random stream = Random::derived(request.seed, static_cast<std::uint64_t>(shuffle));
+    random.add(score(random_permutation(group.size, stream)));
+  }
+  const Solver& solver = *find_solver(objective.solver);
+  return {.present = score(Permutation::identity(group.size)),
+          .random = random.get(),
+          .solved = score(
+              solver.solve(*calibration, {.seed = request.seed, .max_steps = request.max_steps}))};
+}
+
+/// A group's evidence and what came of it, objective by objective.
+struct Task {
+  const AxisGroup* group;
+  Evidence evidence;
+  std::vector<Scores> scores = {};
+  std::exception_ptr failure = {};
+};
+
+}  // namespace
+
+double Assessment::gap_closed() const noexcept {
+  const bool higher = objective->direction == Direction::higher;
+  const double gap = higher ? 1 - present.told() : present.told();
+  const double won = higher ? solved.told() - present.told() : present.told() - solved.told();
+  return gap > 0 ? won / gap : 0;
+}
+
+Worth worth(const Assessment& assessment) noexcept {
+  const double closed = assessment.gap_closed();
+  if (!assessment.why_not.empty() || !assessment.objective->alters_result || closed < 0.01) {
+    return Worth::nothing;
+  }
+  return closed < 0.05 ? Worth::little : Worth::yes;
+}
+
+std::string in_words(const Assessment& assessment) {
+  if (!assessment.why_not.empty()) return fmt::format("not assessed: {}", assessment.why_not);
+  const Objective& objective = *assessment.objective;
+  const double percent = 100 * assessment.gap_closed();
+  const std::string won = fmt::format("closes {:.1f} % of the gap to a perfect score", percent);
+  if (!objective.alters_result) return fmt::format("no: {}", objective.buys);
+  switch (worth(assessment)) {
+    case Worth::nothing:
+      return percent > 0 ? fmt::format("no: {}", won) : "no: it does not beat the order as it is";
+    case Worth::little:
+      return fmt::format("a little: {}; {}", won, objective.buys);
+    case Worth::yes:
+      return fmt::format("yes: {}; {}", won, objective.buys);
+  }
+  return "";
+}
+
+std::vector<Assessment> advise(const Checkpoint& checkpoint, const Layout& layout,
+                               const AdviceRequest& request, const EvidenceSource& source,
+                               Progress& progress) {
+  const auto groups = groups_of(layout, request.kinds, request.layers);
+  std::vector<Assessment> table;
+  for (const Objective* objective : request.objectives) {
+    for (const std::string& kind : request.kinds) {
+      table.push_back({.objective = objective, .kind = kind});
+    }
+  }
+  const auto row_of = [&](std::size_t objective, const std::string& kind) -> std::size_t {
+    const auto place = std::find(request.kinds.begin(), request.kinds.end(), kind);
+    return objective * request.kinds.size() +
+           static_cast<std::size_t>(place - request.kinds.begin());
+  };
+
+  struct Sums {
+    Mean present;
+    Mean random;
+    Mean solved;
+  };
+  std::vector<Sums> sums(table.size());
+  std::vector<Task> tasks;
+  const auto flush = [&] {
+#pragma omp parallel for schedule(dynamic) if (tasks.size() > 1)
+    for (std::ptrdiff_t i = 0; i < std::ssize(tasks); ++i) {
+      Task& task = tasks[static_cast<std::size_t>(i)];
+      try {
+        for (const Objective* objective : request.objectives) {
+          const std::string reason = why_not(*objective, checkpoint, layout, *task.group, source);
+          task.scores.push_back(
+              reason.empty()
+                  ? assess(*objective, *task.group, task.evidence, request)
+                  : Scores{.present = {}, .random = {}, .solved = {}, .why_not = reason});
+        }
+      } catch (...) {
+        task.failure = std::current_exception();
+      }
+    }
+    for (const Task& task : tasks) {
+      if (task.failure) std::rethrow_exception(task.failure);
+      for (std::size_t o = 0; o < task.scores.size(); ++o) {
+        const std::size_t row = row_of(o, task.group->kind);
+        const Scores& scores = task.scores[o];
+        if (!scores.why_not.empty()) {
+          table[row].why_not = scores.why_not;
+          continue;
+        }
+        ++table[row].groups;
+        sums[row].present.add(scores.present);
+        sums[row].random.add(scores.random);
+        sums[row].solved.add(scores.solved);
+      }
+    }
+    tasks.clear();
+  };
+  source.gather(
+      groups,
+      {.needs = needs_of(request.objectives, source),
+       .signal = request.signal,
+       .graph = request.graph,
+       .active_share = request.active_share},
+      [&](const AxisGroup& group, Evidence&& evidence) {
+        tasks.push_back({.group = &group, .evidence = std::move(evidence)});
+        if (std::ssize(tasks) >= omp_get_max_threads()) flush();
+      },
+      progress);
+  flush();
+  for (std::size_t row = 0; row < table.size(); ++row) {
+    table[row].present = sums[row].present.get();
+    table[row].random = sums[row].random.get();
+    table[row].solved = sums[row].solved.get();
+    if (table[row].groups > 0) table[row].why_not.clear();
+  }
+  return table;
+}
+
+}  // namespace icd

@@ -2,38 +2,17 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <omp.h>
 
 #include <algorithm>
+#include <exception>
+#include <utility>
 
-#include "icd/digest.h"
 #include "icd/error.h"
 #include "icd/random.h"
-#include "icd/weight_similarity.h"
 
 namespace icd {
 namespace {
-
-std::vector<const AxisGroup*> groups_of(const Layout& layout,
-                                        const std::vector<std::string>& kinds) {
-  const auto known = layout.kinds();
-  for (const std::string& kind : kinds) {
-    if (std::find(known.begin(), known.end(), kind) == known.end()) {
-      throw Error(ErrorCode::usage,
-                  fmt::format("--group: there is no group '{}', expected {} or all", kind,
-                              fmt::join(known, ", ")));
-    }
-  }
-  std::vector<const AxisGroup*> groups;
-  for (const AxisGroup& group : layout.groups) {
-    if (std::find(kinds.begin(), kinds.end(), group.kind) != kinds.end()) groups.push_back(&group);
-  }
-  return groups;
-}
-
-/// A small group in blocks of the full size would be one block, which no order changes.
-Blocks blocks_for(const AxisGroup& group, Index block) {
-  return {std::min(block, std::max<Index>(group.size / 4, 1))};
-}
 
 /// The seed of one group does not depend on which others are solved.
 std::uint64_t seed_for(const AxisGroup& group, std::uint64_t seed) {
@@ -42,147 +21,193 @@ std::uint64_t seed_for(const AxisGroup& group, std::uint64_t seed) {
   return Random::derived(seed, key).next();
 }
 
+/// What objective and solver read together.
+Needs needs_of(const PlanRequest& request) {
+  Needs needs = request.objective->needs;
+  needs.graph = needs.graph || request.solver->reads == Reads::graph;
+  return needs;
+}
+
+/// Orders groups as their evidence arrives, a few at a time.
 class Maker {
  public:
-  Maker(const PlanRequest& request, const SimilaritySource& source, Plan& plan, Progress& progress)
+  Maker(const PlanRequest& request, const EvidenceSource& source, Plan& plan, Progress& progress)
       : request_(request), source_(source), plan_(plan), progress_(progress) {}
 
-  /// Solves each group on its own similarity.
+  /// Solves each group on its own evidence.
   void solve(const std::vector<const AxisGroup*>& groups) {
-    if (request_.solver->reads == Reads::nothing && !source_) {
-      for (const AxisGroup* group : groups) take(*group, Graph::from_edges(group->size, {}));
-      return;
-    }
-    source_(
-        groups,
-        [&](const AxisGroup& group, Similarity&& similarity) {
-          const Permutation& order = take(group, graph_of(group, similarity.calibration));
-          score(group, order, similarity);
-        },
-        progress_);
+    gather(groups, [this](const AxisGroup& group, const Problem& problem) {
+      const SolveOptions options{.seed = seed_for(group, request_.seed),
+                                 .max_steps = request_.max_steps};
+      return request_.solver->solve(problem, options);
+    });
   }
 
   /// Gives groups an order that was solved elsewhere, and scores it on their own.
   void assign(const std::vector<const AxisGroup*>& groups, const Permutation& order) {
-    for (const AxisGroup* group : groups) plan_.groups.insert_or_assign(group->name, order);
-    if (!source_) return;
-    source_(
-        groups,
-        [&](const AxisGroup& group, Similarity&& similarity) { score(group, order, similarity); },
-        progress_);
+    gather(groups, [&](const AxisGroup&, const Problem&) { return order; });
   }
 
  private:
-  Graph graph_of(const AxisGroup& group, std::span<const float> similarity) const {
-    return correlation_graph(similarity, group.size, request_.graph);
-  }
+  struct Task {
+    const AxisGroup* group;
+    Evidence evidence;
+    Permutation order = {};
+    GroupScore score = {};
+    std::exception_ptr failure = {};
+  };
 
-  std::unique_ptr<Problem> problem_of(const AxisGroup& group, Graph graph) const {
-    AxisFacts facts;
-    facts.graph = std::make_shared<const Graph>(std::move(graph));
-    return request_.objective->problem(facts, {.block = blocks_for(group, request_.block).size});
-  }
+  // Evidence that waits to be solved in parallel: about as much as one layer of 5120 channels.
+  static constexpr std::int64_t kMostWaiting = std::int64_t{1} << 25;
 
-  const Permutation& take(const AxisGroup& group, const Graph& graph) {
-    const SolveOptions options{.seed = seed_for(group, request_.seed),
-                               .max_steps = request_.max_steps};
-    Permutation order = request_.solver->solve(*problem_of(group, graph), options);
-    return plan_.groups.insert_or_assign(group.name, std::move(order)).first->second;
-  }
-
-  void score(const AxisGroup& group, const Permutation& order, const Similarity& similarity) {
-    const Permutation before = Permutation::identity(group.size);
-    const auto calibration = problem_of(group, graph_of(group, similarity.calibration));
-    GroupScore row{.group = group.name,
-                   .objective = std::string(request_.objective->name),
-                   .calibration_before = calibration->score(before),
-                   .calibration_after = calibration->score(order)};
-    if (!similarity.heldout.empty()) {
-      const auto heldout = problem_of(group, graph_of(group, similarity.heldout));
-      row.heldout_before = heldout->score(before);
-      row.heldout_after = heldout->score(order);
+  template <typename Solve>
+  void gather(const std::vector<const AxisGroup*>& groups, const Solve& solve) {
+    if (!source_.gather) {  // the solver reads nothing, and nothing can be scored
+      for (const AxisGroup* group : groups) {
+        const AxisFacts facts{
+            .size = group->size,
+            .graph = std::make_shared<const Graph>(Graph::from_edges(group->size, {}))};
+        plan_.groups.insert_or_assign(group->name, solve(*group, *intra_block_problem(facts, {})));
+      }
+      return;
     }
-    plan_.scores.push_back(std::move(row));
+    const EvidenceRequest asked{.needs = needs_of(request_),
+                                .signal = request_.signal,
+                                .graph = request_.graph,
+                                .active_share = request_.active_share};
+    std::int64_t waiting = 0;
+    source_.gather(
+        groups, asked,
+        [&](const AxisGroup& group, Evidence&& evidence) {
+          tasks_.push_back({.group = &group, .evidence = std::move(evidence)});
+          waiting += std::int64_t{group.size} * group.size;
+          if (waiting < kMostWaiting && std::ssize(tasks_) < omp_get_max_threads()) return;
+          flush(solve);
+          waiting = 0;
+        },
+        progress_);
+    flush(solve);
+  }
+
+  /// Solves what waits. Threads share out groups, so their number shows in no order.
+  template <typename Solve>
+  void flush(const Solve& solve) {
+    const auto count = std::ssize(tasks_);
+#pragma omp parallel for schedule(dynamic) if (count > 1)
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+      Task& task = tasks_[static_cast<std::size_t>(i)];
+      try {
+        run(task, solve);
+      } catch (...) {
+        task.failure = std::current_exception();
+      }
+    }
+    for (Task& task : tasks_) {
+      if (task.failure) std::rethrow_exception(task.failure);
+      plan_.groups.insert_or_assign(task.group->name, std::move(task.order));
+      plan_.scores.push_back(std::move(task.score));
+    }
+    tasks_.clear();
+  }
+
+  template <typename Solve>
+  void run(Task& task, const Solve& solve) const {
+    const Objective& objective = *request_.objective;
+    const ObjectiveOptions options = options_for(request_.options, task.group->size);
+    const auto problem = objective.problem(task.evidence.calibration, options);
+    const Permutation before = Permutation::identity(task.group->size);
+    task.order = solve(*task.group, *problem);
+    task.score = {.group = task.group->name,
+                  .objective = std::string(objective.name),
+                  .calibration_before = problem->score(before),
+                  .calibration_after = problem->score(task.order)};
+    if (task.evidence.heldout) {
+      const auto heldout = objective.problem(*task.evidence.heldout, options);
+      task.score.heldout_before = heldout->score(before);
+      task.score.heldout_after = heldout->score(task.order);
+    }
+    task.evidence = {};
   }
 
   const PlanRequest& request_;
-  const SimilaritySource& source_;
+  const EvidenceSource& source_;
   Plan& plan_;
   Progress& progress_;
+  std::vector<Task> tasks_;
 };
 
-std::string graph_in_words(const PlanRequest& request, std::string_view source) {
-  constexpr std::string_view kWeights[] = {"|r|", "r^2", "max(r, 0)"};
-  std::string words =
-      fmt::format("{} of {}", kWeights[static_cast<int>(request.graph.weight)], source);
-  if (request.graph.top_k > 0) words += fmt::format(", top {} a vertex", request.graph.top_k);
-  return words;
+void check(const PlanRequest& request, const Checkpoint& checkpoint, const Layout& layout,
+           const std::vector<const AxisGroup*>& groups, const EvidenceSource& source) {
+  if (!source.gather) return;
+  for (const AxisGroup* group : groups) {
+    const std::string reason = why_not(*request.objective, checkpoint, layout, *group, source);
+    if (reason.empty()) continue;
+    throw Error(ErrorCode::usage,
+                fmt::format("--objective {}: says nothing of {}: {}", request.objective->name,
+                            group->name, reason),
+                "`icd objectives` says what each reads");
+  }
 }
 
 }  // namespace
 
-SimilaritySource similarity_by_running(const LanguageModel<float>& model, const Layout& layout,
-                                       const TokenSplit& tokens, const std::string& signal) {
-  return [&model, &layout, &tokens, signal](const std::vector<const AxisGroup*>& groups,
-                                            const auto& take, Progress& progress) {
-    CalibrationOptions options{.kinds = {}, .signals = {}};
-    for (const AxisGroup* group : groups) {
-      const std::string own(signal_for(group->kind, signal));
-      const auto add = [](std::vector<std::string>& list, const std::string& entry) {
-        if (std::find(list.begin(), list.end(), entry) == list.end()) list.push_back(entry);
-      };
-      add(options.kinds, group->kind);
-      add(options.signals, own);
+std::vector<const AxisGroup*> groups_of(const Layout& layout, const std::vector<std::string>& kinds,
+                                        const std::vector<Index>& layers) {
+  const auto known = layout.kinds();
+  for (const std::string& kind : kinds) {
+    if (std::find(known.begin(), known.end(), kind) == known.end()) {
+      throw Error(ErrorCode::usage,
+                  fmt::format("--group: there is no group '{}', expected {} or all", kind,
+                              fmt::join(known, ", ")));
     }
-    calibrate(
-        model, layout, tokens, options,
-        [&](GroupStatistics&& statistics) {
-          take(*layout.find(statistics.group), {std::move(statistics.train.correlation),
-                                                std::move(statistics.heldout.correlation)});
-        },
-        progress);
-  };
+  }
+  for (const Index layer : layers) {
+    if (std::none_of(layout.groups.begin(), layout.groups.end(),
+                     [&](const AxisGroup& group) { return group.layer == layer; })) {
+      throw Error(ErrorCode::usage, fmt::format("--layers: no group belongs to layer {}", layer),
+                  "`icd inspect` lists the groups");
+    }
+  }
+  std::vector<const AxisGroup*> groups;
+  for (const AxisGroup& group : layout.groups) {
+    if (std::find(kinds.begin(), kinds.end(), group.kind) == kinds.end()) continue;
+    if (!layers.empty() && std::find(layers.begin(), layers.end(), group.layer) == layers.end()) {
+      continue;
+    }
+    groups.push_back(&group);
+  }
+  if (groups.empty()) {
+    throw Error(ErrorCode::usage,
+                fmt::format("--layers: none of the groups asked for ({}) is in these layers",
+                            fmt::join(kinds, ", ")));
+  }
+  return groups;
 }
 
-SimilaritySource similarity_from(const StatisticsFile& statistics, const std::string& signal) {
-  return [&statistics, signal](const std::vector<const AxisGroup*>& groups, const auto& take,
-                               Progress& progress) {
-    progress.start("solving", static_cast<std::int64_t>(groups.size()), "groups");
-    for (const AxisGroup* group : groups) {
-      GroupStatistics found = statistics.read(group->name, signal_for(group->kind, signal));
-      take(*group, {std::move(found.train.correlation), std::move(found.heldout.correlation)});
-      progress.advance(1, group->name);
-    }
-  };
-}
-
-SimilaritySource similarity_of_weights(const Checkpoint& checkpoint) {
-  return [&checkpoint](const std::vector<const AxisGroup*>& groups, const auto& take,
-                       Progress& progress) {
-    progress.start("comparing weights", static_cast<std::int64_t>(groups.size()), "groups");
-    for (const AxisGroup* group : groups) {
-      take(*group, {weight_similarity(checkpoint, *group), {}});
-      progress.advance(1, group->name);
-    }
-  };
+ObjectiveOptions options_for(const ObjectiveOptions& options, Index n) {
+  ObjectiveOptions own = options;
+  own.block = std::min(options.block, std::max<Index>(n / 4, 1));
+  return own;
 }
 
 Plan make_plan(const Checkpoint& checkpoint, const Layout& layout, const PlanRequest& request,
-               const SimilaritySource& source, std::string_view source_in_words,
-               Progress& progress) {
+               const EvidenceSource& source, Progress& progress) {
   Plan plan{.architecture = layout.name,
             .settings = layout.settings,
             .structure = checkpoint.structure_digest(),
             .sources = {},
             .objective = std::string(request.objective->name),
             .solver = std::string(request.solver->name),
-            .graph = source ? graph_in_words(request, source_in_words) : "none",
+            .graph = source.gather && needs_of(request).graph
+                         ? graph_in_words(request.graph, source)
+                         : "none",
             .seed = request.seed,
-            .block = request.block,
+            .block = request.objective->block > 0 ? request.options.block : 0,
             .groups = {},
             .scores = {}};
   Maker maker(request, source, plan, progress);
-  auto groups = groups_of(layout, request.kinds);
+  auto groups = groups_of(layout, request.kinds, request.layers);
+  check(request, checkpoint, layout, groups, source);
   if (!request.expansion) {
     maker.solve(groups);
     return plan;

@@ -16,6 +16,7 @@ constexpr std::array kObjectives = {
               .solver = "swap",
               .source = "M. E. J. Newman, Phys. Rev. E 70, 056131 (2004); gamma: J. Reichardt, "
                         "S. Bornholdt, Phys. Rev. E 74, 016110 (2006)",
+              .alters_result = false,
               .buys = "nothing by itself: it finds structure that other uses can build on",
               .problem = modularity_problem},
     Objective{.name = "intra-block",
@@ -26,6 +27,7 @@ constexpr std::array kObjectives = {
               .block = 64,
               .solver = "swap",
               .source = "equal-size graph partitioning: B. W. Kernighan, S. Lin, BSTJ 1970",
+              .alters_result = false,
               .buys = "fewer lines fetched by kernels that gather related channels; a dense "
                       "kernel fetches all of them in any order",
               .problem = intra_block_problem},
@@ -37,6 +39,7 @@ constexpr std::array kObjectives = {
               .block = 32,
               .solver = "sort",
               .source = "one-dimensional equal-size clustering: W. D. Fisher, JASA 53 (1958)",
+              .alters_result = false,
               .buys = "homogeneous ranges of dt and A in quantisation groups, and pictures; a "
                       "dense scan gains nothing from it (at most 0.8 % on an H200)",
               .problem = timescale_problem},
@@ -49,6 +52,7 @@ constexpr std::array kObjectives = {
               .solver = "sort",
               .source = "M. Sun et al., Wanda, ICLR 2024, per column; slices: S. Muralidharan "
                         "et al., Minitron, NeurIPS 2024",
+              .alters_result = true,
               .buys = "structured slices of d_inner, heads or states that are one contiguous cut",
               .problem = importance_problem},
     Objective{.name = "act-order",
@@ -59,6 +63,7 @@ constexpr std::array kObjectives = {
               .block = 0,
               .solver = "sort",
               .source = "E. Frantar et al., GPTQ, ICLR 2023, and its --act-order",
+              .alters_result = true,
               .buys = "GPTQ with act-order and contiguous groups: no g_idx look-up at run time",
               .problem = act_order_problem},
 };

@@ -37,8 +37,8 @@ class Timescale final : public FactsProblem {
  public:
   Timescale(const AxisFacts& facts, Blocks tiles) : FactsProblem(facts), tiles_(tiles) {
     double sum = 0;
-    for (const float decay : facts.decay) {
-      logs_.push_back(log2_of(double{decay}));
+    for (const double decay : facts.decay) {
+      logs_.push_back(log2_of(decay));
       sum += logs_.back();
     }
     const double mean = logs_.empty() ? 0 : sum / static_cast<double>(logs_.size());

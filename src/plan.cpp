@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "icd/error.h"
@@ -39,6 +40,20 @@ Permutation order_of(const Json& list, const std::string& group, const std::stri
     refuse(error.what());
   }
   return {};
+}
+
+GroupScore score_of(const Json& row, const std::string& file) {
+  const Json& calibration = object_at(row, "calibration", file);
+  GroupScore score{.group = text_at(row, "group", file),
+                   .objective = text_at(row, "objective", file),
+                   .calibration_before = number_at(calibration, "before", file),
+                   .calibration_after = number_at(calibration, "after", file)};
+  if (row.contains("heldout")) {
+    const Json& heldout = object_at(row, "heldout", file);
+    score.heldout_before = number_at(heldout, "before", file);
+    score.heldout_after = number_at(heldout, "after", file);
+  }
+  return score;
 }
 
 template <typename Pair>
@@ -90,6 +105,13 @@ Plan Plan::read(const std::filesystem::path& path) {
     throw Error(ErrorCode::input, fmt::format("{}: block is {}, expected 0 or more", file, block));
   }
   plan.block = static_cast<Index>(block);
+  for (const Json& row : array_at(document, "scores", file)) {
+    if (!row.is_object()) {
+      throw Error(ErrorCode::input,
+                  fmt::format("{}: scores hold a {}, expected objects", file, row.type_name()));
+    }
+    plan.scores.push_back(score_of(row, file));
+  }
   for (const auto& [group, list] : object_at(document, "groups", file).items()) {
     plan.groups.emplace(group, order_of(list, group, file));
   }
@@ -132,6 +154,60 @@ std::string Plan::text() const {
     separator = ",\n";
   }
   return text + "\n  }\n}\n";
+}
+
+namespace {
+
+/// "nm + quant": adds what is not yet there.
+void join_words(std::string& words, const std::string& more) {
+  for (std::size_t begin = 0; begin <= words.size();) {
+    const std::size_t end = std::min(words.find(" + ", begin), words.size());
+    if (words.compare(begin, end - begin, more) == 0) return;
+    begin = end + 3;
+  }
+  words += " + " + more;
+}
+
+}  // namespace
+
+Plan merged(const std::vector<std::pair<std::string, Plan>>& parts) {
+  if (parts.empty()) throw Error(ErrorCode::usage, "plan merge: no plans, expected at least one");
+  const auto& [first_name, first] = parts.front();
+  Plan plan = first;
+  std::map<std::string, const std::string*> owner;
+  for (const auto& [name, part] : parts) {
+    if (part.architecture != plan.architecture || part.structure != plan.structure ||
+        part.settings != plan.settings) {
+      throw Error(ErrorCode::input,
+                  fmt::format("{}: was made for a {} of structure {:.12}, {} for a {} of {:.12}",
+                              name, part.architecture, part.structure, first_name,
+                              plan.architecture, plan.structure));
+    }
+    if (part.sources != plan.sources) {
+      throw Error(ErrorCode::input,
+                  fmt::format("{}: was made for other weight files than {}", name, first_name));
+    }
+    for (const auto& [group, order] : part.groups) {
+      const auto [place, is_new] = owner.emplace(group, &name);
+      if (!is_new && plan.groups.at(group) != order) {
+        throw Error(ErrorCode::input, fmt::format("group '{}': has different orders in {} and {}",
+                                                  group, *place->second, name));
+      }
+      plan.groups.insert_or_assign(group, order);
+    }
+    join_words(plan.objective, part.objective);
+    join_words(plan.solver, part.solver);
+    join_words(plan.graph, part.graph);
+    if (&part == &first) continue;
+    for (const GroupScore& score : part.scores) {
+      const bool is_there =
+          std::any_of(plan.scores.begin(), plan.scores.end(), [&](const GroupScore& known) {
+            return known.group == score.group && known.objective == score.objective;
+          });
+      if (!is_there) plan.scores.push_back(score);
+    }
+  }
+  return plan;
 }
 
 void check_plan(const Plan& plan, const Checkpoint& checkpoint, const Layout& layout) {

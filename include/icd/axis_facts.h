@@ -36,15 +36,15 @@ struct Activity {
 struct AxisFacts {
   Index size = 0;
   std::shared_ptr<const Graph> graph;  ///< how alike they are; never null
-  std::vector<Reader> readers;
+  std::vector<Reader> readers = {};
 
   // Of the signal of the axis; (size) each.
-  std::vector<float> square;  ///< mean of x^2
-  std::vector<float> minimum;
-  std::vector<float> maximum;
-  std::vector<float> decay;  ///< mean over tokens and states of dt * |A|: 1 / memory in tokens
-  std::vector<float> weight_square;  ///< sum of w^2 over every segment of the group: data-free
-  std::shared_ptr<const Activity> activity;  ///< null: not known
+  std::vector<float> square = {};  ///< mean of x^2
+  std::vector<float> minimum = {};
+  std::vector<float> maximum = {};
+  std::vector<double> decay = {};  ///< mean over tokens and states of dt |A|: 1 / memory in tokens
+  std::vector<float> weight_square = {};  ///< weight_squares(); if no matrix reads the axis
+  std::shared_ptr<const Activity> activity = {};  ///< null: not known
 };
 
 /// Does a matrix read the group? One does that has the group's members on its second axis, is

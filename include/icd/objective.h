@@ -51,6 +51,7 @@ struct Objective {
   Index block;              ///< of ObjectiveOptions, unless told otherwise; 0: reads none
   std::string_view solver;  ///< what `--solver auto` takes
   std::string_view source;  ///< the literature it is defined in
+  bool alters_result;       ///< does what follows keep or fetch something else? Else: no gain
   std::string_view buys;    ///< what a better score is good for, in plain words
 
   /// The objective on one axis. The facts have to outlive the problem.

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "icd/layout.h"
@@ -54,6 +55,12 @@ struct Plan {
   /// What a checkpoint has to be taken for to be the plan's.
   LayoutRequest request() const { return {.name = architecture, .settings = settings}; }
 };
+
+/// One plan of several for the same model, each with the name that errors call it by. What they
+/// differ in (objective, solver, graph) is joined in words, seed and block are the first's.
+/// Throws Error{input} naming both if they were made for different models or files, or give a
+/// group different orders; Error{usage} for no plans.
+Plan merged(const std::vector<std::pair<std::string, Plan>>& parts);
 
 /// Refuses a plan made for another model: Error{input} if the structure differs, if a
 /// group is not in the layout or has another size.

@@ -64,6 +64,48 @@ TEST(Plan, ReadsBackWhatItWrites) {
   EXPECT_EQ(read.seed, plan.seed);
   EXPECT_EQ(read.structure, plan.structure);
   EXPECT_EQ(plan.text(), some_plan().text());
+  EXPECT_EQ(read.text(), plan.text());  // scores included
+}
+
+std::string merge_refusal(const Plan& one, const Plan& other) {
+  try {
+    merged({{"a.json", one}, {"b.json", other}});
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::input);
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(PlanMerge, JoinsOrdersAndScoresAndSaysHowTheyWereMade) {
+  const Plan one = some_plan();
+  Plan other = some_plan();
+  other.objective = "nm";
+  other.groups = {{"layers.1/inner", Permutation::from_gather({1, 0, 2})},
+                  {"model", Permutation::identity(2)}};  // the same as in one
+  other.scores[0].group = "layers.1/inner";
+  const Plan both = merged({{"a.json", one}, {"b.json", other}});
+  EXPECT_EQ(both.groups.size(), 3U);
+  EXPECT_EQ(both.groups.at("layers.1/inner"), other.groups.at("layers.1/inner"));
+  EXPECT_EQ(both.scores.size(), 2U);
+  EXPECT_EQ(both.objective, "modularity + nm");
+  EXPECT_EQ(both.solver, "swap");
+  EXPECT_EQ(merged({{"a.json", one}}).text(), one.text());
+  EXPECT_EQ(merged({{"a.json", both}, {"b.json", other}}).objective, "modularity + nm");
+}
+
+TEST(PlanMerge, RefusesWhatDoesNotBelongTogether) {
+  Plan other = some_plan();
+  other.groups.at("layers.0/inner") = Permutation::identity(3);
+  EXPECT_EQ(merge_refusal(some_plan(), other),
+            "group 'layers.0/inner': has different orders in a.json and b.json");
+  other = some_plan();
+  other.structure = std::string(64, 'c');
+  EXPECT_THAT(merge_refusal(some_plan(), other), HasSubstr("b.json: was made for a mamba1"));
+  other = some_plan();
+  other.sources[0].sha256 = std::string(64, 'c');
+  EXPECT_EQ(merge_refusal(some_plan(), other),
+            "b.json: was made for other weight files than a.json");
 }
 
 TEST(Plan, RefusesWhatIsNoBijection) {
