@@ -22,7 +22,9 @@ int run(const Options& options, Context& context) {
   const LoadedModel model = load_model(options.model, context);
   if (!can_calibrate(model.layout)) {
     throw Error(ErrorCode::unsupported,
-                fmt::format("layout {}: expected a Mamba-1 language model", model.layout.name),
+                fmt::format("layout {}: expected a language model that icd can run, of blocks "
+                            "that show their activations",
+                            model.layout.name),
                 "`icd solve --data-free` orders by weights");
   }
   const TokenSource source = token_source(options.tokens, model);
@@ -48,7 +50,7 @@ int run(const Options& options, Context& context) {
          .source = fmt::format("{} tokens of {}", split.train_shape.rows(), source.words),
          .tokens_digest = sha256_of(ids)},
         entries);
-    const auto runner = fast_model(model.checkpoint, model.spec);
+    const auto runner = fast_model(model.checkpoint, model.layout);
     calibrate(
         *runner, model.layout, split, calibration,
         [&](GroupStatistics&& statistics) { writer.add(statistics); }, context.terminal);

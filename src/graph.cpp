@@ -3,15 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 #include <tuple>
 #include <utility>
 
+#include "icd/axis_facts.h"
 #include "icd/error.h"
 
 namespace icd {
 namespace {
+
+constexpr Index kTile = 32;  // of a matrix read across the diagonal
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
@@ -22,8 +26,10 @@ void check_matrix_size(std::string_view what, std::size_t entries, Index n) {
   }
 }
 
+bool is_weight(float weight) { return weight >= 0 && !std::isinf(weight); }
+
 void check_weight(Index u, Index v, float weight) {
-  if (!(weight >= 0) || std::isinf(weight)) {
+  if (!is_weight(weight)) {
     throw Error(ErrorCode::usage,
                 fmt::format("graph: the weight between {} and {} is {}, expected a finite number "
                             "that is not negative",
@@ -44,13 +50,49 @@ float weight_of(float correlation, EdgeWeight weight) {
   return 0;
 }
 
+/// Visits the pairs u < v with u in the rows [top, top + kTile). Half of the reads of a comparison
+/// with (v, u) jump from row to row: in tiles they share lines.
+template <typename Visit>
+void for_pairs(Index n, Index top, const Visit& visit) {
+  for (Index left = top; left < n; left += kTile) {
+    for (Index u = top; u < std::min(n, top + kTile); ++u) {
+      for (Index v = std::max(left, u + 1); v < std::min(n, left + kTile); ++v) visit(u, v);
+    }
+  }
+}
+
+/// Refuses weights that are none and pairs whose two entries differ; the first in the order of
+/// for_pairs().
+template <typename Weight>
+void check_matrix(Index n, const Weight& weight) {
+  bool is_fit = true;
+#pragma omp parallel for schedule(dynamic) reduction(&& : is_fit)
+  for (Index top = 0; top < n; top += kTile) {
+    for_pairs(n, top, [&](Index u, Index v) {
+      is_fit = is_fit && is_weight(weight(u, v)) && weight(u, v) == weight(v, u);
+    });
+  }
+  if (is_fit) return;
+  for (Index top = 0; top < n; top += kTile) {
+    for_pairs(n, top, [&](Index u, Index v) {
+      check_weight(u, v, weight(u, v));
+      if (weight(u, v) == weight(v, u)) return;
+      throw Error(ErrorCode::usage,
+                  fmt::format("graph: the weight between {} and {} is {}, but {} between {} and "
+                              "{}; expected a symmetric matrix",
+                              u, v, weight(u, v), weight(v, u), v, u));
+    });
+  }
+}
+
 /// The edges that are among the k heaviest of either end.
-std::vector<Graph::Edge> heaviest_edges(std::span<const float> weights, Index n, Index k) {
+template <typename Weight>
+std::vector<Graph::Edge> heaviest_edges(const Weight& weight_between, Index n, Index k) {
   std::vector<Graph::Edge> edges;
   edges.reserve(at(n) * at(std::min(k, n)));
   std::vector<Index> row(at(n));
   for (Index u = 0; u < n; ++u) {
-    const auto weight = [&](Index v) { return weights[at(u) * at(n) + at(v)]; };
+    const auto weight = [&](Index v) { return weight_between(u, v); };
     std::iota(row.begin(), row.end(), Index{0});
     row.erase(row.begin() + u);
     const auto kept = row.begin() + std::min(k, n - 1);
@@ -72,49 +114,57 @@ std::vector<Graph::Edge> heaviest_edges(std::span<const float> weights, Index n,
   return edges;
 }
 
+/// Bits that two rows of words have in common.
+std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::int64_t words) {
+  std::int64_t bits = 0;
+  for (std::int64_t i = 0; i < words; ++i) bits += std::popcount(a[i] & b[i]);
+  return bits;
+}
+
+[[gnu::target("popcnt")]] std::int64_t common_bits_popcnt(const std::uint64_t* a,
+                                                          const std::uint64_t* b,
+                                                          std::int64_t words) {
+  std::int64_t bits = 0;
+  for (std::int64_t i = 0; i < words; ++i) bits += std::popcount(a[i] & b[i]);
+  return bits;
+}
+
 }  // namespace
+
+/// Makes graphs of matrices that need not be stored.
+struct GraphBuilder {
+  /// `weight(u, v)` for u != v is symmetric and 0 or a weight.
+  template <typename Weight>
+  static Graph of_matrix(Index n, const Weight& weight) {
+    Graph graph;
+    graph.begin_.assign(at(n) + 1, 0);
+#pragma omp parallel for schedule(static)
+    for (Index u = 0; u < n; ++u) {
+      std::int64_t degree = 0;
+      for (Index v = 0; v < n; ++v) degree += v != u && weight(u, v) != 0 ? 1 : 0;
+      graph.begin_[at(u) + 1] = degree;
+    }
+    std::partial_sum(graph.begin_.begin(), graph.begin_.end(), graph.begin_.begin());
+    graph.neighbours_.resize(static_cast<std::size_t>(graph.begin_.back()));
+#pragma omp parallel for schedule(static)
+    for (Index u = 0; u < n; ++u) {
+      Neighbour* next = graph.neighbours_.data() + graph.begin_[at(u)];
+      for (Index v = 0; v < n; ++v) {
+        if (v == u) continue;
+        const float w = weight(u, v);
+        if (w != 0) *next++ = {v, w};
+      }
+    }
+    graph.add_up();
+    return graph;
+  }
+};
 
 Graph Graph::from_matrix(std::span<const float> weights, Index n) {
   check_matrix_size("matrix of weights", weights.size(), n);
-
-  // Half of the reads for the comparison jump from row to row: in tiles they share lines.
-  constexpr Index kTile = 32;
-  for (Index top = 0; top < n; top += kTile) {
-    for (Index left = top; left < n; left += kTile) {
-      for (Index u = top; u < std::min(n, top + kTile); ++u) {
-        for (Index v = std::max(left, u + 1); v < std::min(n, left + kTile); ++v) {
-          const float weight = weights[at(u) * at(n) + at(v)];
-          const float mirrored = weights[at(v) * at(n) + at(u)];
-          check_weight(u, v, weight);
-          if (weight != mirrored) {
-            throw Error(ErrorCode::usage,
-                        fmt::format("graph: the weight between {} and {} is {}, but {} between {} "
-                                    "and {}; expected a symmetric matrix",
-                                    u, v, weight, mirrored, v, u));
-          }
-        }
-      }
-    }
-  }
-
-  Graph graph;
-  graph.begin_.reserve(at(n) + 1);
-  std::size_t entries = 0;
-  for (Index u = 0; u < n; ++u) {
-    const auto row = weights.subspan(at(u) * at(n), at(n));
-    entries += at(n) - static_cast<std::size_t>(std::count(row.begin(), row.end(), 0.0F));
-    if (row[at(u)] != 0) --entries;
-    graph.begin_.push_back(static_cast<std::int64_t>(entries));
-  }
-  graph.neighbours_.reserve(entries);
-  for (Index u = 0; u < n; ++u) {
-    for (Index v = 0; v < n; ++v) {
-      const float weight = weights[at(u) * at(n) + at(v)];
-      if (v != u && weight != 0) graph.neighbours_.push_back({v, weight});
-    }
-  }
-  graph.add_up();
-  return graph;
+  const auto weight = [&](Index u, Index v) { return weights[at(u) * at(n) + at(v)]; };
+  check_matrix(n, weight);
+  return GraphBuilder::of_matrix(n, weight);
 }
 
 Graph Graph::from_edges(Index n, std::vector<Edge> edges) {
@@ -159,6 +209,7 @@ Graph Graph::from_edges(Index n, std::vector<Edge> edges) {
 
 void Graph::add_up() {
   strength_.assign(at(size()), 0);
+#pragma omp parallel for schedule(static)
   for (Index v = 0; v < size(); ++v) {
     for (const Neighbour& next : neighbours(v)) strength_[at(v)] += double{next.weight};
   }
@@ -178,11 +229,56 @@ float Graph::weight(Index u, Index v) const noexcept {
 Graph correlation_graph(std::span<const float> correlation, Index n,
                         const CorrelationGraphOptions& options) {
   check_matrix_size("matrix of correlations", correlation.size(), n);
-  std::vector<float> weights(correlation.size());
-  std::transform(correlation.begin(), correlation.end(), weights.begin(),
-                 [&](float r) { return weight_of(r, options.weight); });
-  if (options.top_k <= 0 || options.top_k >= n - 1) return Graph::from_matrix(weights, n);
-  return Graph::from_edges(n, heaviest_edges(weights, n, options.top_k));
+  const auto weight = [&](Index u, Index v) {
+    return weight_of(correlation[at(u) * at(n) + at(v)], options.weight);
+  };
+  check_matrix(n, weight);
+  if (options.top_k <= 0 || options.top_k >= n - 1) return GraphBuilder::of_matrix(n, weight);
+  return Graph::from_edges(n, heaviest_edges(weight, n, options.top_k));
+}
+
+Graph coactivation_graph(const Activity& activity) {
+  const Index n = activity.size;
+  const std::int64_t words = activity.words();
+  if (n < 0 || activity.tokens < 0 ||
+      activity.bits.size() != at(n) * static_cast<std::size_t>(words)) {
+    throw Error(ErrorCode::usage, fmt::format("activity: has {} words, expected ({}, {})",
+                                              activity.bits.size(), n, words));
+  }
+  const auto common = __builtin_cpu_supports("popcnt") != 0 ? common_bits_popcnt : common_bits;
+  const auto row = [&](Index u) { return activity.bits.data() + u * words; };
+  std::vector<std::int64_t> counts(at(n));
+  for (Index u = 0; u < n; ++u) counts[at(u)] = common(row(u), row(u), words);
+
+  std::vector<float> lifts(at(n) * at(n));
+#pragma omp parallel for schedule(dynamic)
+  for (Index top = 0; top < n; top += kTile) {
+    for_pairs(n, top, [&](Index u, Index v) {
+      const std::int64_t both = common(row(u), row(v), words);
+      if (both == 0) return;
+      // Of whole numbers below 2^53, so it is as exact as a double can be.
+      const double lift = static_cast<double>(both * activity.tokens) /
+                              static_cast<double>(counts[at(u)] * counts[at(v)]) -
+                          1;
+      const auto weight = static_cast<float>(std::max(lift, 0.0));
+      lifts[at(u) * at(n) + at(v)] = lifts[at(v) * at(n) + at(u)] = weight;
+    });
+  }
+  return GraphBuilder::of_matrix(n, [&](Index u, Index v) { return lifts[at(u) * at(n) + at(v)]; });
+}
+
+Graph shared_access_graph(Index n, std::span<const Index> tiles) {
+  for (const Index width : tiles) {
+    if (width < 1) {
+      throw Error(ErrorCode::usage,
+                  fmt::format("tiles: one is {} members wide, expected at least 1", width));
+    }
+  }
+  return GraphBuilder::of_matrix(std::max<Index>(n, 0), [&](Index u, Index v) {
+    const auto shared = std::count_if(tiles.begin(), tiles.end(),
+                                      [&](Index width) { return u / width == v / width; });
+    return static_cast<float>(shared);
+  });
 }
 
 }  // namespace icd

@@ -23,11 +23,14 @@ void for_strips(Index n, const Visit& visit) {
 
 }  // namespace
 
-MomentsAccumulator::MomentsAccumulator(Index n)
+MomentsAccumulator::MomentsAccumulator(Index n, bool has_correlation)
     : n_(n),
       sums_(static_cast<std::size_t>(n)),
       squares_(static_cast<std::size_t>(n)),
-      products_(n) {}
+      minimum_(static_cast<std::size_t>(n), std::numeric_limits<float>::infinity()),
+      maximum_(static_cast<std::size_t>(n), -std::numeric_limits<float>::infinity()) {
+  if (has_correlation) products_.emplace(n);
+}
 
 std::vector<double> MomentsAccumulator::first_mean(std::span<const float> values) const {
   const auto rows = static_cast<std::int64_t>(values.size()) / n_;
@@ -59,6 +62,8 @@ void MomentsAccumulator::add(std::span<float> values) {
       float* value = values.data() + row * n_;
       for (Index c = first; c < last; ++c) {
         const auto channel = static_cast<std::size_t>(c);
+        minimum_[channel] = std::min(minimum_[channel], value[c]);
+        maximum_[channel] = std::max(maximum_[channel], value[c]);
         const double centred = static_cast<double>(value[c]) - shift_[channel];
         sums_[channel] += centred;
         squares_[channel] += centred * centred;
@@ -73,15 +78,18 @@ void MomentsAccumulator::add(std::span<float> values) {
     first_fault_ = static_cast<Index>(fault - squares_.begin());
     return;
   }
-  products_.add(values);
+  if (products_) products_->add(values);
 }
 
 Moments MomentsAccumulator::finish() const {
   assert(rows_ > 0 && !first_fault_);
   const auto n = static_cast<std::size_t>(n_);
   const auto rows = static_cast<double>(rows_);
-  Moments moments{
-      .rows = rows_, .mean = std::vector<double>(n), .variance = std::vector<double>(n)};
+  Moments moments{.rows = rows_,
+                  .mean = std::vector<double>(n),
+                  .variance = std::vector<double>(n),
+                  .minimum = minimum_,
+                  .maximum = maximum_};
   std::vector<double> offset(n);
   std::vector<double> square(n);
   for (std::size_t c = 0; c < n; ++c) {
@@ -91,7 +99,7 @@ Moments MomentsAccumulator::finish() const {
     moments.variance[c] = square[c] / rows;
     offset[c] = sums_[c] / std::sqrt(rows);
   }
-  moments.correlation = products_.cosines(offset, square);
+  if (products_) moments.correlation = products_->cosines(offset, square);
   return moments;
 }
 

@@ -11,11 +11,11 @@ namespace icd {
 
 /// Moments of n channels over rows that come a batch at a time. Values are taken relative to
 /// the mean of the first batch, so that a large mean costs no digits of a small variance.
-/// Mean and variance are sums in double; the correlation is of GramMatrix, right to about
-/// 1e-6. Its bits depend on where batches are cut, not on threads or the CPU.
+/// Mean and variance are sums in double; the correlation, if asked for, is of GramMatrix, right
+/// to about 1e-6. Its bits depend on where batches are cut, not on threads or the CPU.
 class MomentsAccumulator {
  public:
-  explicit MomentsAccumulator(Index n);
+  explicit MomentsAccumulator(Index n, bool has_correlation = true);
 
   /// Adds rows (values.size() / n, n), row-major and packed, and leaves them centred.
   void add(std::span<float> values);
@@ -24,6 +24,8 @@ class MomentsAccumulator {
   /// than that of a float; from then on the sums say nothing.
   std::optional<Index> first_fault() const noexcept { return first_fault_; }
 
+  std::int64_t rows() const noexcept { return rows_; }
+
   Moments finish() const;
 
  private:
@@ -31,10 +33,12 @@ class MomentsAccumulator {
 
   Index n_;
   std::int64_t rows_ = 0;
-  std::vector<double> shift_;    // (n), empty before the first batch
-  std::vector<double> sums_;     // (n), of value - shift
-  std::vector<double> squares_;  // (n), of (value - shift)^2
-  GramMatrix products_;          // of value - shift, as float
+  std::vector<double> shift_;           // (n), empty before the first batch
+  std::vector<double> sums_;            // (n), of value - shift
+  std::vector<double> squares_;         // (n), of (value - shift)^2
+  std::vector<float> minimum_;          // (n)
+  std::vector<float> maximum_;          // (n)
+  std::optional<GramMatrix> products_;  // of value - shift, as float
   std::optional<Index> first_fault_;
 };
 

@@ -28,6 +28,7 @@ constexpr std::string_view kFormat = "1";
 constexpr std::string_view kStructureKey = "icd_structure";
 constexpr std::string_view kSourceKey = "icd_source";
 constexpr std::string_view kTokensKey = "icd_tokens_sha256";
+constexpr std::int64_t kActivityWords = kActivityTokens / 64;  // of a member, used up or not
 
 std::string stem_of(std::string_view group, std::string_view signal) {
   return fmt::format("{}.{}", group, signal);
@@ -43,13 +44,22 @@ std::vector<SafetensorsEntry> tensors_of(std::span<const StatisticsEntry> entrie
       tensors.push_back({stem + ".rows", DType::i64, {1}});
       tensors.push_back({stem + ".mean", DType::f64, {entry.size}});
       tensors.push_back({stem + ".variance", DType::f64, {entry.size}});
+      if (entry.has_decay) tensors.push_back({stem + ".decay", DType::f64, {entry.size}});
+      if (entry.has_activity) {
+        tensors.push_back({stem + ".active_tokens", DType::i64, {1}});
+        tensors.push_back({stem + ".activity", DType::u64, {entry.size, kActivityWords}});
+      }
     }
   }
   for (const StatisticsEntry& entry : entries) {
     const std::string stem = stem_of(entry.group, entry.signal);
     for (const std::string_view half : {"train", "heldout"}) {
-      tensors.push_back(
-          {fmt::format("{}.{}.correlation", stem, half), DType::f32, {entry.size, entry.size}});
+      const std::string own = fmt::format("{}.{}", stem, half);
+      tensors.push_back({own + ".minimum", DType::f32, {entry.size}});
+      tensors.push_back({own + ".maximum", DType::f32, {entry.size}});
+      if (entry.has_correlation) {
+        tensors.push_back({own + ".correlation", DType::f32, {entry.size, entry.size}});
+      }
     }
     if (entry.has_dt_quantiles) {
       tensors.push_back({stem + ".dt_quantiles", DType::f32, {5, entry.size}});
@@ -131,7 +141,20 @@ struct StatisticsWriter::Impl {
     write(begin.at(stem + ".rows"), &moments.rows, sizeof(moments.rows));
     write(stem + ".mean", moments.mean);
     write(stem + ".variance", moments.variance);
-    write(stem + ".correlation", moments.correlation);
+    write(stem + ".minimum", moments.minimum);
+    write(stem + ".maximum", moments.maximum);
+    if (!moments.correlation.empty()) write(stem + ".correlation", moments.correlation);
+    if (!moments.decay.empty()) write(stem + ".decay", moments.decay);
+    if (moments.activity) write(stem, *moments.activity);
+  }
+
+  void write(const std::string& stem, const Activity& activity) const {
+    write(begin.at(stem + ".active_tokens"), &activity.tokens, sizeof(activity.tokens));
+    const auto words = static_cast<std::size_t>(activity.words());
+    for (Index c = 0; c < activity.size; ++c) {  // the rest of a row stays 0, as it was reserved
+      write(begin.at(stem + ".activity") + c * kActivityWords * std::int64_t{8},
+            activity.bits.data() + static_cast<std::size_t>(c) * words, words * 8);
+    }
   }
 };
 
@@ -180,7 +203,16 @@ void StatisticsWriter::add(const GroupStatistics& statistics) {
   for (const Moments* moments : {&statistics.train, &statistics.heldout}) {
     check("mean", moments->mean.size(), n);
     check("variance", moments->variance.size(), n);
-    check("correlation", moments->correlation.size(), n * n);
+    check("minimum", moments->minimum.size(), n);
+    check("maximum", moments->maximum.size(), n);
+    check("correlation", moments->correlation.size(), entry->second.has_correlation ? n * n : 0);
+    check("decay", moments->decay.size(), entry->second.has_decay ? n : 0);
+    const Activity none;
+    const Activity& activity = moments->activity ? *moments->activity : none;
+    check("activity", activity.bits.size(),
+          entry->second.has_activity ? n * static_cast<std::size_t>(activity.words()) : 0);
+    check("active_tokens", static_cast<std::size_t>(activity.tokens),
+          static_cast<std::size_t>(std::min(activity.tokens, kActivityTokens)));
   }
   check("dt_quantiles", statistics.dt_quantiles.size(), entry->second.has_dt_quantiles ? 5 * n : 0);
 
@@ -247,7 +279,15 @@ struct StatisticsFile::Impl {
     return result;
   }
 
+  /// The same, of a part that a file may lack: empty if it does.
+  template <typename T>
+  std::vector<T> optional(const std::string& name, DType dtype, const Shape& shape) const {
+    return tensors.contains(name) ? values<T>(name, dtype, shape) : std::vector<T>();
+  }
+
   Moments moments(const std::string& stem, std::int64_t n) const;
+  Activity activity(const std::string& stem, std::int64_t n) const;
+  void check_range(const std::string& stem, const Moments& moments) const;
   void check_correlation(const std::string& name, const Moments& moments) const;
 };
 
@@ -295,8 +335,60 @@ Moments StatisticsFile::Impl::moments(const std::string& stem, std::int64_t n) c
              fmt::format("entry {} is {}, expected a number >= 0", c, result.variance[c]));
     }
   }
-  result.correlation = values<float>(stem + ".correlation", DType::f32, {n, n});
-  check_correlation(stem + ".correlation", result);
+  result.minimum = optional<float>(stem + ".minimum", DType::f32, {n});
+  result.maximum = optional<float>(stem + ".maximum", DType::f32, {n});
+  check_range(stem, result);
+  result.correlation = optional<float>(stem + ".correlation", DType::f32, {n, n});
+  if (!result.correlation.empty()) check_correlation(stem + ".correlation", result);
+  result.decay = optional<double>(stem + ".decay", DType::f64, {n});
+  for (std::size_t c = 0; c < result.decay.size(); ++c) {
+    if (!std::isfinite(result.decay[c]) || result.decay[c] < 0) {
+      refuse(stem + ".decay",
+             fmt::format("entry {} is {}, expected a number >= 0", c, result.decay[c]));
+    }
+  }
+  if (tensors.contains(stem + ".activity")) {
+    result.activity = std::make_shared<const Activity>(activity(stem, n));
+  }
+  return result;
+}
+
+void StatisticsFile::Impl::check_range(const std::string& stem, const Moments& moments) const {
+  if (moments.minimum.size() != moments.maximum.size()) {
+    refuse(stem + (moments.minimum.empty() ? ".minimum" : ".maximum"),
+           "is missing, expected both minimum and maximum");
+  }
+  for (std::size_t c = 0; c < moments.minimum.size(); ++c) {
+    const float least = moments.minimum[c];
+    const float most = moments.maximum[c];
+    if (std::isfinite(least) && std::isfinite(most) && least <= most) continue;
+    refuse(stem + ".minimum",
+           fmt::format("entry {} is {}, expected a number that is at most the maximum, {}", c,
+                       least, most));
+  }
+}
+
+Activity StatisticsFile::Impl::activity(const std::string& stem, std::int64_t n) const {
+  Activity result{.tokens = values<std::int64_t>(stem + ".active_tokens", DType::i64, {1}).front(),
+                  .size = static_cast<Index>(n),
+                  .bits = {}};
+  if (result.tokens < 1 || result.tokens > kActivityTokens) {
+    refuse(stem + ".active_tokens",
+           fmt::format("is {}, expected one in [1, {}]", result.tokens, kActivityTokens));
+  }
+  const auto stored = values<std::uint64_t>(stem + ".activity", DType::u64, {n, kActivityWords});
+  const std::int64_t words = result.words();
+  for (std::int64_t c = 0; c < n; ++c) {
+    const std::uint64_t* row = stored.data() + c * kActivityWords;
+    result.bits.insert(result.bits.end(), row, row + words);
+    const std::uint64_t beyond =
+        result.tokens % 64 == 0 ? 0 : row[words - 1] >> (result.tokens % 64);
+    if (beyond != 0 || std::any_of(row + words, row + kActivityWords,
+                                   [](std::uint64_t word) { return word != 0; })) {
+      refuse(stem + ".activity",
+             fmt::format("row {} has bits beyond token {}, expected none", c, result.tokens));
+    }
+  }
   return result;
 }
 

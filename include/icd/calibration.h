@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "icd/axis_facts.h"
 #include "icd/language_model.h"
 #include "icd/layout.h"
 #include "icd/progress.h"
@@ -16,31 +17,47 @@
 
 namespace icd {
 
-/// First and second moments of n channels over some rows.
+/// What a signal of n channels is like over some rows.
 struct Moments {
   std::int64_t rows = 0;
   std::vector<double> mean = {};        ///< (n)
   std::vector<double> variance = {};    ///< (n), of the population
+  std::vector<float> minimum = {};      ///< (n)
+  std::vector<float> maximum = {};      ///< (n)
   std::vector<float> correlation = {};  ///< (n, n), Pearson; NaN where a channel never moves
+
+  /// (n): the mean over tokens and states of dt |A|, the inverse of the memory in tokens. Empty
+  /// where channels have no step size of their own.
+  std::vector<double> decay = {};
+
+  /// Which channels were active in the first tokens; null: not asked for.
+  std::shared_ptr<const Activity> activity = {};
 };
 
 /// What calibration knows of one axis group: the same signal on the tokens that may be
 /// solved on and on those that may not.
 struct GroupStatistics {
   std::string group;   ///< "layers.3/inner", "model"
-  std::string signal;  ///< "conv", "gated", "normed", "bc", "dt_rank"
+  std::string signal;  ///< "gated", "conv", "bc", "dt_rank", "normed"
   Moments train;
   Moments heldout;
-  /// Quantiles of the step size dt per channel, (5, d_inner): 0.01, 0.25, 0.5, 0.75, 0.99 of
-  /// the train tokens. Exact up to 2^26 values (tokens * d_inner), beyond that within 1/128 of
-  /// the value between 1e-6 and 128. Only for signal "gated" of an inner group.
+  /// Quantiles of the step size dt per channel, (5, n): 0.01, 0.25, 0.5, 0.75, 0.99 of the train
+  /// tokens. Exact up to 2^26 values (tokens * n), beyond that within 1/128 of the value between
+  /// 1e-6 and 128. Only for signal "gated" of groups whose channels have step sizes.
   std::vector<float> dt_quantiles = {};
 };
 
+/// What to measure; a caller pays for what it asks.
 struct CalibrationOptions {
-  std::vector<std::string> kinds = {"inner", "state", "dt_rank", "model"};  ///< of groups
-  std::vector<std::string> signals = {};  ///< empty: all that belong to the kinds
+  std::vector<std::string> kinds = {};    ///< of groups; empty: all that have signals
+  std::vector<std::string> signals = {};  ///< empty: all that the groups have
+  bool correlation = true;                ///< the dear part: n^2 products a row, 4 n^2 bytes a half
+  bool activity = false;
+  double active_share = 0.1;  ///< of a token's values, (0, 1]: the largest are the active ones
 };
+
+/// Tokens whose activity is kept.
+inline constexpr std::int64_t kActivityTokens = 4096;
 
 /// A group and signal that calibration is going to measure.
 struct StatisticsEntry {
@@ -49,15 +66,39 @@ struct StatisticsEntry {
   Index layer = -1;  ///< as AxisGroup has it
   Index size = 0;    ///< channels
   bool has_dt_quantiles = false;
+  bool has_decay = false;
+  bool has_correlation = true;
+  bool has_activity = false;
 };
 
-/// The signal that tells how alike the members of a kind of group are: `wanted` if the kind
-/// has it, else the kind's first; empty for a kind without signals.
-std::string_view signal_for(std::string_view kind, std::string_view wanted);
+/// What can be measured of a group, by where its members stand among the channels of what the
+/// blocks show (block_sites()); the first is what its order is solved on unless another is asked
+/// for. Empty for a group that no site shows.
+///
+///   gated    what out_proj reads
+///   conv     what the convolution gives
+///   bc       B and C, where x_proj or the convolution gives them: two rows a token
+///   dt_rank  the low-rank step, which dt_proj reads
+///   normed   the normalised residual, all layers and steps pooled
+///
+/// A member that is a run of columns, as a head is one of channels, gives a row for each.
+std::vector<std::string_view> signals_of(const Layout& layout, const AxisGroup& group);
+
+/// The signal that tells how alike the members of a group are: `wanted` if the group has it,
+/// else its first; empty if it has none.
+std::string_view signal_for(const Layout& layout, const AxisGroup& group, std::string_view wanted);
+
+/// The signal that a matrix in this role of a block reads: "gated" for "out_proj.weight",
+/// "normed" for a head, which is part of no block and has role "". Empty for a role whose input
+/// nothing shows.
+std::string_view signal_read_by(std::string_view role) noexcept;
+
+/// Is it a language model that icd can run, with groups that its blocks show?
+bool can_calibrate(const Layout& layout);
 
 /// What calibrate() hands over for these options, in its order: layers in order, groups
-/// as the layout has them, "model" last. Kinds that the layout does not have are left out.
-/// Throws Error{usage} for a kind without signals, or a signal that belongs to no kind asked for.
+/// as the layout has them, those of no layer last. Throws Error{usage} for a kind without signals,
+/// or a signal that belongs to no kind asked for.
 std::vector<StatisticsEntry> statistics_entries(const Layout& layout,
                                                 const CalibrationOptions& options = {});
 
@@ -67,10 +108,10 @@ std::vector<StatisticsEntry> statistics_entries(const Layout& layout,
 /// layer. The same model and tokens give the same bits for any number of threads, if the
 /// model's own arithmetic does.
 ///
-/// Signals: inner has "conv" (post-convolution x) and "gated" (y * SiLU(z)); state has "bc"
-/// (B and C as observations of the same states: two rows a token); dt_rank has "dt_rank" (the
-/// low-rank step that dt_proj reads); model has "normed" (the normalised residual, all
-/// layers pooled).
+/// Activity: a value is active if it is among the active_share largest in magnitude of its
+/// token's (rounded, at least one), ties to the lower channel; a channel is if any of its values
+/// is. Kept of the first kActivityTokens rows of tokens; where layers are pooled, each has the
+/// same share of them.
 ///
 /// Throws Error{usage} if layout, model and split do not fit each other, Error{input} naming
 /// group, signal and channel if the model computes a NaN or an infinity.
@@ -86,7 +127,8 @@ struct StatisticsInfo {
 };
 
 /// Writes statistics as they come, as safetensors (tensors "layers.3/inner.gated.train.mean"
-/// (n), ".variance" (n), ".correlation" (n, n), ".rows" (1), "...dt_quantiles" (5, n)), to a
+/// (n), ".variance", ".minimum", ".maximum" and ".decay" likewise, ".correlation" (n, n), ".rows"
+/// (1), ".activity" (n, 64) and ".active_tokens" (1), "...dt_quantiles" (5, n)), to a
 /// sibling temporary that finish() renames. Nothing is kept in memory: the file gets its
 /// header and its size at once, from the entries. Throws Error{io}.
 class StatisticsWriter {
@@ -113,7 +155,8 @@ class StatisticsWriter {
 };
 
 /// A statistics file, mapped. Throws Error{input} where it is not what the writer makes:
-/// open() checks the container and our metadata, read() what it reads, values included.
+/// open() checks the container and our metadata, read() what it reads, values included. What
+/// older files do not have, and what was not asked for, is empty.
 class StatisticsFile {
  public:
   static StatisticsFile open(const std::filesystem::path& file);

@@ -15,7 +15,8 @@ struct Neighbour {
 };
 
 /// An undirected graph with weights > 0, without loops, in compressed rows: every edge
-/// stands in both of its rows, with the same weight, rows sorted by vertex.
+/// stands in both of its rows, with the same weight, rows sorted by vertex. 16 bytes an edge: a
+/// complete graph of 16384 vertices takes 2 GiB.
 class Graph {
  public:
   /// The graph without vertices.
@@ -56,6 +57,8 @@ class Graph {
   double total_weight() const noexcept { return total_; }
 
  private:
+  friend struct GraphBuilder;
+
   void add_up();
 
   std::vector<std::int64_t> begin_ = {0};
@@ -81,5 +84,17 @@ struct CorrelationGraphOptions {
 /// Throws Error{usage} as Graph::from_matrix does.
 Graph correlation_graph(std::span<const float> correlation, Index n,
                         const CorrelationGraphOptions& options = {});
+
+struct Activity;  // axis_facts.h
+
+/// How much more often two members are active together than if they were independent: the lift
+/// P(u and v) / (P(u) P(v)) - 1 where it is positive, by counts over the tokens. O(n^2 tokens /
+/// 64); 4 n^2 bytes while it runs. Throws Error{usage} for bits that are not (size, words).
+Graph coactivation_graph(const Activity& activity);
+
+/// Which of n members the tiles of kernels read together: a kernel of tile width w reads members
+/// [k w, (k + 1) w) at once, and the weight of a pair is how many of the widths have both in one
+/// tile. Throws Error{usage} for a width below 1. O(n^2 widths).
+Graph shared_access_graph(Index n, std::span<const Index> tiles);
 
 }  // namespace icd
