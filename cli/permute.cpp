@@ -30,7 +30,8 @@ nlohmann::ordered_json summary(const Options& options, const LoadedModel& model,
           {"dialect", model.spec.dialect},
           {"solver", plan.solver},
           {"objective", plan.objective},
-          {"graph", plan.graph},
+          {"options", plan.options},
+          {"evidence", plan.evidence},
           {"seed", plan.seed},
           {"dry_run", options.dry_run},
           {"groups", plan.groups.size()},
@@ -58,7 +59,7 @@ int run(const Options& options, Context& context) {
   const TensorMoves moves = expand(model.checkpoint, model.layout, plan.groups);
   if (!options.json) {
     terminal.print("{}: {}", model.resolved.path.string(), in_words(model));
-    terminal.print("{} orders by {} on {}, seed {}", plan.groups.size(), plan.solver, plan.graph,
+    terminal.print("{} orders by {} on {}, seed {}", plan.groups.size(), plan.solver, plan.evidence,
                    plan.seed);
     print_scores(plan, terminal);
   }

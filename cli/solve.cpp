@@ -66,13 +66,14 @@ int run(const Options& options, Context& context) {
                                  {"output", options.output},
                                  {"solver", plan.solver},
                                  {"objective", plan.objective},
-                                 {"graph", plan.graph},
+                                 {"options", plan.options},
+                                 {"evidence", plan.evidence},
                                  {"seed", plan.seed},
                                  {"scores", to_json(plan.scores)}});
   } else {
     print_scores(plan, context.terminal);
     context.terminal.print("wrote {}: {} orders by {} on {}", options.output, plan.groups.size(),
-                           plan.solver, plan.graph);
+                           plan.solver, plan.evidence);
   }
   return kDone;
 }

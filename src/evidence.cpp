@@ -249,6 +249,8 @@ EvidenceSource evidence_by_running(const LanguageModel<float>& model, const Chec
           }};
 }
 
+namespace {
+
 std::string graph_in_words(const GraphRequest& request, const EvidenceSource& source) {
   constexpr std::string_view kWeights[] = {"|r|", "r^2", "max(r, 0)"};
   const auto edges = [&](std::string_view of) {
@@ -273,6 +275,17 @@ std::string graph_in_words(const GraphRequest& request, const EvidenceSource& so
       return "a given graph";
   }
   return "";
+}
+
+}  // namespace
+
+std::string evidence_in_words(const EvidenceRequest& request, const EvidenceSource& source) {
+  const Needs& needs = request.needs;
+  if (!source.gather) return "nothing";
+  if (needs.graph) return graph_in_words(request.graph, source);
+  if (!wants_activations(request) || !source.has_activations) return "weights";
+  return fmt::format("{}activations on {}", needs.readers || needs.inputs ? "weights and " : "",
+                     source.words);
 }
 
 std::string why_not(const Objective& objective, const Checkpoint& checkpoint, const Layout& layout,

@@ -192,19 +192,18 @@ ObjectiveOptions options_for(const ObjectiveOptions& options, Index n) {
 
 Plan make_plan(const Checkpoint& checkpoint, const Layout& layout, const PlanRequest& request,
                const EvidenceSource& source, Progress& progress) {
-  Plan plan{.architecture = layout.name,
-            .settings = layout.settings,
-            .structure = checkpoint.structure_digest(),
-            .sources = {},
-            .objective = std::string(request.objective->name),
-            .solver = std::string(request.solver->name),
-            .graph = source.gather && needs_of(request).graph
-                         ? graph_in_words(request.graph, source)
-                         : "none",
-            .seed = request.seed,
-            .block = request.objective->block > 0 ? request.options.block : 0,
-            .groups = {},
-            .scores = {}};
+  Plan plan{
+      .architecture = layout.name,
+      .settings = layout.settings,
+      .structure = checkpoint.structure_digest(),
+      .sources = {},
+      .objective = std::string(request.objective->name),
+      .options = options_in_words(*request.objective, request.options),
+      .solver = std::string(request.solver->name),
+      .evidence = evidence_in_words({.needs = needs_of(request), .graph = request.graph}, source),
+      .seed = request.seed,
+      .groups = {},
+      .scores = {}};
   Maker maker(request, source, plan, progress);
   auto groups = groups_of(layout, request.kinds, request.layers);
   check(request, checkpoint, layout, groups, source);

@@ -1,5 +1,7 @@
 #include "icd/objective.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 
@@ -12,6 +14,7 @@ constexpr std::array kObjectives = {
               .direction = Direction::higher,
               .unit = "Newman's Q, at most 1",
               .needs = {.graph = true},
+              .takes = {.gamma = true},
               .block = 64,
               .solver = "swap",
               .source = "M. E. J. Newman, Phys. Rev. E 70, 056131 (2004); gamma: J. Reichardt, "
@@ -24,6 +27,7 @@ constexpr std::array kObjectives = {
               .direction = Direction::higher,
               .unit = "share of the weight",
               .needs = {.graph = true},
+              .takes = {},
               .block = 64,
               .solver = "swap",
               .source = "equal-size graph partitioning: B. W. Kernighan, S. Lin, BSTJ 1970",
@@ -36,6 +40,7 @@ constexpr std::array kObjectives = {
               .direction = Direction::lower,
               .unit = "share of the variance of log2(dt |A|) within tiles",
               .needs = {.decay = true},
+              .takes = {},
               .block = 32,
               .solver = "sort",
               .source = "one-dimensional equal-size clustering: W. D. Fisher, JASA 53 (1958)",
@@ -48,6 +53,7 @@ constexpr std::array kObjectives = {
               .direction = Direction::higher,
               .unit = "share that a prefix keeps, averaged over all prefixes",
               .needs = {.readers = true, .inputs = true},
+              .takes = {},
               .block = 0,
               .solver = "sort",
               .source = "M. Sun et al., Wanda, ICLR 2024, per column; slices: S. Muralidharan "
@@ -60,6 +66,7 @@ constexpr std::array kObjectives = {
               .direction = Direction::higher,
               .unit = "share that a prefix keeps, averaged over all prefixes",
               .needs = {.signal = true},
+              .takes = {},
               .block = 0,
               .solver = "sort",
               .source = "E. Frantar et al., GPTQ, ICLR 2023, and its --act-order",
@@ -76,6 +83,23 @@ const Objective* find_objective(std::string_view name) noexcept {
   const auto found = std::find_if(kObjectives.begin(), kObjectives.end(),
                                   [&](const Objective& known) { return known.name == name; });
   return found != kObjectives.end() ? &*found : nullptr;
+}
+
+std::map<std::string, std::string> options_in_words(const Objective& objective,
+                                                    const ObjectiveOptions& options) {
+  constexpr std::string_view kSaliencies[] = {"magnitude", "wanda", "ria"};
+  std::map<std::string, std::string> words;
+  if (objective.block > 0) words["block"] = std::to_string(options.block);
+  if (objective.takes.gamma) words["gamma"] = fmt::format("{}", options.gamma);
+  if (objective.takes.pattern) {
+    words["pattern"] = fmt::format("{}:{}", options.kept, options.of);
+    words["saliency"] = kSaliencies[static_cast<int>(options.saliency)];
+  }
+  if (objective.takes.format) {
+    words["format"] = options.format;
+    if (options.group > 0) words["group-size"] = std::to_string(options.group);
+  }
+  return words;
 }
 
 }  // namespace icd

@@ -98,13 +98,13 @@ Plan Plan::read(const std::filesystem::path& path) {
   }
   plan.objective = text_at(document, "objective", file);
   plan.solver = text_at(document, "solver", file);
-  plan.graph = text_at(document, "graph", file);
+  plan.evidence = text_at(document, document.contains("graph") ? "graph" : "evidence", file);
   plan.seed = static_cast<std::uint64_t>(integer_at(document, "seed", file));
-  const std::int64_t block = integer_at(document, "block", file);
-  if (block < 0 || block > std::numeric_limits<Index>::max()) {
-    throw Error(ErrorCode::input, fmt::format("{}: block is {}, expected 0 or more", file, block));
+  if (document.contains("options")) {
+    for (const auto& [name, value] : object_at(document, "options", file).items()) {
+      plan.options.emplace(name, text_at(document["options"], name, file));
+    }
   }
-  plan.block = static_cast<Index>(block);
   for (const Json& row : array_at(document, "scores", file)) {
     if (!row.is_object()) {
       throw Error(ErrorCode::input,
@@ -136,11 +136,11 @@ std::string Plan::text() const {
   made_for["structure"] = structure;
   made_for["files"] = std::move(files);
   const Json head = {
-      {"schema", kSchema}, {"icd", version()},
-      {"form", "gather"},  {"made_for", std::move(made_for)},
-      {"graph", graph},    {"objective", objective},
-      {"solver", solver},  {"seed", seed},
-      {"block", block},    {"scores", std::move(scored)},
+      {"schema", kSchema},    {"icd", version()},
+      {"form", "gather"},     {"made_for", std::move(made_for)},
+      {"evidence", evidence}, {"objective", objective},
+      {"options", options},   {"solver", solver},
+      {"seed", seed},         {"scores", std::move(scored)},
   };
   // The orders, a line each: a plan is read by people and compared by diff.
   std::string text = head.dump(2);
@@ -197,7 +197,7 @@ Plan merged(const std::vector<std::pair<std::string, Plan>>& parts) {
     }
     join_words(plan.objective, part.objective);
     join_words(plan.solver, part.solver);
-    join_words(plan.graph, part.graph);
+    join_words(plan.evidence, part.evidence);
     if (&part == &first) continue;
     for (const GroupScore& score : part.scores) {
       const bool is_there =

@@ -74,8 +74,9 @@ EvidenceSource evidence_by_running(const LanguageModel<float>& model, const Chec
 EvidenceSource evidence_from(const StatisticsFile& statistics, const Checkpoint& checkpoint,
                              const Layout& layout);
 
-/// What a graph's weights are, in words: "|r| of the correlation on 6144 tokens of ...".
-std::string graph_in_words(const GraphRequest& request, const EvidenceSource& source);
+/// What is looked at, in words: "|r| of the correlation on 6144 tokens of ...", "weights and
+/// activations on ...", "nothing".
+std::string evidence_in_words(const EvidenceRequest& request, const EvidenceSource& source);
 
 /// Why an objective says nothing of a group, given what the source knows; empty if it does.
 std::string why_not(const Objective& objective, const Checkpoint& checkpoint, const Layout& layout,

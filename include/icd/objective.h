@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -41,6 +42,13 @@ struct Needs {
   bool activations() const noexcept { return signal || decay || activity; }
 };
 
+/// Which of ObjectiveOptions an objective reads, beside block.
+struct Takes {
+  bool gamma = false;
+  bool pattern = false;  ///< kept, of and saliency
+  bool format = false;   ///< format and group
+};
+
 /// A reason to prefer one order to another, as a row of a table.
 struct Objective {
   std::string_view name;     ///< what follows --objective
@@ -48,6 +56,7 @@ struct Objective {
   Direction direction;
   std::string_view unit;  ///< of the score: "share of the weight", ...
   Needs needs;
+  Takes takes;
   Index block;              ///< of ObjectiveOptions, unless told otherwise; 0: reads none
   std::string_view solver;  ///< what `--solver auto` takes
   std::string_view source;  ///< the literature it is defined in
@@ -64,6 +73,10 @@ std::span<const Objective> all_objectives();
 
 /// nullptr if there is none of that name.
 const Objective* find_objective(std::string_view name) noexcept;
+
+/// The options that an objective reads, by the names of the command line: {"pattern", "2:4"}.
+std::map<std::string, std::string> options_in_words(const Objective& objective,
+                                                    const ObjectiveOptions& options);
 
 // One file an objective, objective_NAME.cpp; the table is in objective.cpp.
 std::unique_ptr<Problem> modularity_problem(const AxisFacts& facts,

@@ -36,13 +36,13 @@ struct GroupScore {
 struct Plan {
   std::string architecture;                            ///< the layout's name
   std::map<std::string, Index, std::less<>> settings;  ///< sizes that it had to be told
-  std::string structure;            ///< Checkpoint::structure_digest() of the model
-  std::vector<FileDigest> sources;  ///< the weight files; empty if never hashed
-  std::string objective;            ///< "modularity", ...
+  std::string structure;                       ///< Checkpoint::structure_digest() of the model
+  std::vector<FileDigest> sources;             ///< the weight files; empty if never hashed
+  std::string objective;                       ///< "modularity", ...
+  std::map<std::string, std::string> options;  ///< of the objective: {"pattern", "2:4"}
   std::string solver;
-  std::string graph;  ///< what the order was solved on, in words
+  std::string evidence;  ///< what the order was solved on, in words
   std::uint64_t seed = 0;
-  Index block = 0;
   std::map<std::string, Permutation> groups;  ///< by group name
   std::vector<GroupScore> scores;
 
@@ -57,7 +57,7 @@ struct Plan {
 };
 
 /// One plan of several for the same model, each with the name that errors call it by. What they
-/// differ in (objective, solver, graph) is joined in words, seed and block are the first's.
+/// differ in (objective, solver, evidence) is joined in words; seed and options are the first's.
 /// Throws Error{input} naming both if they were made for different models or files, or give a
 /// group different orders; Error{usage} for no plans.
 Plan merged(const std::vector<std::pair<std::string, Plan>>& parts);

@@ -32,8 +32,8 @@ TEST(Advice, ScoresThePresentOrderARandomOneAndTheSolvers) {
   Tiny tiny;
   const Objective* objective = find_objective("importance");
   const EvidenceSource source = evidence_of_weights(tiny.checkpoint, tiny.layout);
-  const auto table = advise(tiny.checkpoint, tiny.layout,
-                            {.kinds = {"inner"}, .objectives = {objective}}, source, tiny.silent);
+  const AdviceRequest request{.kinds = {"inner"}, .objectives = {objective}};
+  const auto table = advise(tiny.checkpoint, tiny.layout, request, source, tiny.silent);
   ASSERT_EQ(table.size(), 1U);
   EXPECT_EQ(table[0].groups, 2);
 
@@ -59,10 +59,9 @@ TEST(Advice, ScoresThePresentOrderARandomOneAndTheSolvers) {
 TEST(Advice, SaysWhyAnObjectiveSaysNothing) {
   Tiny tiny;
   const EvidenceSource source = evidence_of_weights(tiny.checkpoint, tiny.layout);
-  const auto table = advise(
-      tiny.checkpoint, tiny.layout,
-      {.kinds = {"state"}, .objectives = {find_objective("nm"), find_objective("timescale")}},
-      source, tiny.silent);
+  const AdviceRequest request{.kinds = {"state"},
+                              .objectives = {find_objective("nm"), find_objective("timescale")}};
+  const auto table = advise(tiny.checkpoint, tiny.layout, request, source, tiny.silent);
   ASSERT_EQ(table.size(), 2U);
   EXPECT_EQ(in_words(table[0]), "not assessed: no matrix reads state");
   EXPECT_EQ(in_words(table[1]), "not assessed: it reads activations, and only weights are known");
