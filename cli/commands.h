@@ -30,6 +30,7 @@ using Action = std::function<int(Context&)>;
 
 // Each adds its subcommand, which sets `action` when it is the one called.
 void add_advise(CLI::App& app, Action& action);
+void add_graph(CLI::App& app, Action& action);
 void add_objectives(CLI::App& app, Action& action);
 void add_plan(CLI::App& app, Action& action);
 void add_permute(CLI::App& app, Action& action);

@@ -93,6 +93,7 @@ int run(int argc, char** argv, cli::Terminal& terminal) {
   cli::add_advise(app, action);
   cli::add_objectives(app, action);
   cli::add_calibrate(app, action);
+  cli::add_graph(app, action);
   cli::add_solve(app, action);
   cli::add_plan(app, action);
   cli::add_apply(app, action);

@@ -1,6 +1,7 @@
 #include "icd/plan.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <limits>
@@ -158,14 +159,25 @@ std::string Plan::text() const {
 
 namespace {
 
+constexpr std::string_view kAnd = " + ";
+
+std::vector<std::string> parts_of(std::string_view words) {
+  std::vector<std::string> parts;
+  for (;;) {
+    const std::size_t end = words.find(kAnd);
+    parts.emplace_back(words.substr(0, end));
+    if (end == std::string_view::npos) return parts;
+    words.remove_prefix(end + kAnd.size());
+  }
+}
+
 /// "nm + quant": adds what is not yet there.
 void join_words(std::string& words, const std::string& more) {
-  for (std::size_t begin = 0; begin <= words.size();) {
-    const std::size_t end = std::min(words.find(" + ", begin), words.size());
-    if (words.compare(begin, end - begin, more) == 0) return;
-    begin = end + 3;
+  std::vector<std::string> parts = parts_of(words);
+  for (std::string& part : parts_of(more)) {
+    if (std::find(parts.begin(), parts.end(), part) == parts.end()) parts.push_back(part);
   }
-  words += " + " + more;
+  words = fmt::format("{}", fmt::join(parts, kAnd));
 }
 
 }  // namespace
