@@ -1,7 +1,7 @@
 #include "row_kernels.h"
 
-#include <array>
 #include <cstring>
+#include <limits>
 
 namespace icd {
 namespace {
@@ -13,28 +13,17 @@ using Float16 [[gnu::vector_size(64)]] = float;
 template <typename Vector>
 inline constexpr Index kLanes = sizeof(Vector) / sizeof(float);
 
-// Forced inline, so that everything is compiled for the instructions of its caller.
+// Forced inline, so that everything is compiled for the instructions of its caller. Vectors are
+// no results and no values of parameters: those would be passed otherwise by each caller. In the
+// form a < b ? b : a the larger number is one instruction on every path.
 template <typename Vector>
-[[gnu::always_inline]] inline Vector load(const float* from) {
-  Vector lanes;
+[[gnu::always_inline]] inline void load(Vector& lanes, const float* from) {
   std::memcpy(&lanes, from, sizeof(lanes));
-  return lanes;
 }
 
 template <typename Vector>
-[[gnu::always_inline]] inline void store(float* to, Vector lanes) {
+[[gnu::always_inline]] inline void store(float* to, const Vector& lanes) {
   std::memcpy(to, &lanes, sizeof(lanes));
-}
-
-// In this form they are one instruction on every path.
-template <typename Vector>
-[[gnu::always_inline]] inline Vector larger(Vector a, Vector b) {
-  return a < b ? b : a;
-}
-
-template <typename Vector>
-[[gnu::always_inline]] inline Vector smaller(Vector a, Vector b) {
-  return a < b ? a : b;
 }
 
 template <typename Vector>
@@ -64,12 +53,13 @@ template <typename Vector, int kSeats, int kOffers>
       const Index at = r + part * kLanes<Vector>;
       Vector own[kSeats];
 #pragma GCC unroll 4
-      for (int i = 0; i < kSeats; ++i) own[i] = load<Vector>(held[i] + at);
+      for (int i = 0; i < kSeats; ++i) load(own[i], held[i] + at);
 #pragma GCC unroll 4
       for (int j = 0; j < kOffers; ++j) {
-        const Vector other = load<Vector>(offered[j] + at);
+        Vector other;
+        load(other, offered[j] + at);
 #pragma GCC unroll 4
-        for (int i = 0; i < kSeats; ++i) sum[i][j][part] += larger(own[i], other);
+        for (int i = 0; i < kSeats; ++i) sum[i][j][part] += own[i] < other ? other : own[i];
       }
     }
   }
@@ -103,7 +93,7 @@ template <typename Vector>
   for (Index first = 0; first < all.members; first += kMemberGroup) {
     Vector sum[kParts];
     for (Index part = 0; part < kParts; ++part) {
-      sum[part] = load<Vector>(all.out + first + part * kLanes<Vector>);
+      load(sum[part], all.out + first + part * kLanes<Vector>);
     }
     for (Index c = 0; c < all.count; ++c) {
       const Clip clip = all.clips[c];
@@ -112,8 +102,11 @@ template <typename Vector>
       const Vector high = clip.high - Vector{};
 #pragma GCC unroll 16
       for (Index part = 0; part < kParts; ++part) {
-        const Vector x = load<Vector>(numbers + part * kLanes<Vector>);
-        sum[part] += smaller(larger(x, low), high) - low;
+        Vector x;
+        load(x, numbers + part * kLanes<Vector>);
+        x = x < low ? low : x;
+        x = x < high ? x : high;
+        sum[part] += x - low;
       }
     }
     for (Index part = 0; part < kParts; ++part) {
@@ -126,14 +119,15 @@ template <typename Vector>
 [[gnu::always_inline]] inline void best_partners(const PartnerArguments& all) {
   using Mask = decltype(Vector{} < Vector{});
   constexpr Index kParts = kMemberGroup / kLanes<Vector>;
+  const Vector never = Vector{} - std::numeric_limits<float>::infinity();
   alignas(64) float mirrored[kMemberGroup][kMemberGroup];  // [v][u] = table[u][v]
   Vector own[kParts];
-  Mask block[kParts];
+  Vector block[kParts];
   Vector gain[kParts] = {};
   Mask partner[kParts];
   for (Index part = 0; part < kParts; ++part) {
-    own[part] = load<Vector>(all.own + all.first + part * kLanes<Vector>);
-    std::memcpy(&block[part], all.block + all.first + part * kLanes<Vector>, sizeof(Mask));
+    load(own[part], all.own + all.first + part * kLanes<Vector>);
+    load(block[part], all.block + all.first + part * kLanes<Vector>);
     partner[part] = Mask{} - 1;
   }
   const Index seats = all.n - all.first < kMemberGroup ? all.n - all.first : kMemberGroup;
@@ -145,15 +139,19 @@ template <typename Vector>
     }
     for (Index v = begin; v < end; ++v) {
       const float* row = all.table + v * all.ld + all.first;
-      const float own_v = all.own[v];
-      const std::int32_t block_v = all.block[v];
+      const Vector own_v = Vector{} + all.own[v];
+      const Vector block_v = Vector{} + all.block[v];
+      const Mask number = Mask{} + v;
 #pragma GCC unroll 16
       for (Index part = 0; part < kParts; ++part) {
-        const Vector here = load<Vector>(&mirrored[v - begin][part * kLanes<Vector>]) +
-                            load<Vector>(row + part * kLanes<Vector>) - (own[part] + own_v);
-        const Mask is_better = (here > gain[part]) & (block[part] != block_v);
-        gain[part] = is_better ? here : gain[part];
-        partner[part] = is_better ? Mask{} + v : partner[part];
+        Vector there;
+        Vector here;
+        load(there, &mirrored[v - begin][part * kLanes<Vector>]);
+        load(here, row + part * kLanes<Vector>);
+        here = here + there - (own[part] + own_v);
+        here = block[part] == block_v ? never : here;
+        partner[part] = here > gain[part] ? number : partner[part];
+        gain[part] = here > gain[part] ? here : gain[part];
       }
     }
   }
@@ -167,18 +165,21 @@ template <typename Vector>
   for (Index r = 0; r < rows; r += kLanes<Vector>) {
     Vector largest[16] = {};  // the kept + 1 largest, falling
     for (Index c = 0; c < count; ++c) {
-      Vector x = load<Vector>(columns[c] + r);
+      Vector x;
+      load(x, columns[c] + r);
       for (Index k = 0; k <= kept; ++k) {
-        const Vector down = smaller(largest[k], x);
-        largest[k] = larger(largest[k], x);
-        x = down;
+        const Vector here = largest[k];
+        largest[k] = here < x ? x : here;
+        x = here < x ? here : x;
       }
     }
     const Vector last_in = largest[kept - 1];
     const Vector first_out = largest[kept];
     for (Index c = 0; c < count; ++c) {
-      const Vector x = load<Vector>(columns[c] + r);
-      store<Vector>(out[c] + r, x < last_in ? last_in : first_out);
+      Vector x;
+      load(x, columns[c] + r);
+      x = x < last_in ? last_in : first_out;
+      store(out[c] + r, x);
     }
   }
 }

@@ -48,11 +48,11 @@ struct PartnerArguments {
   const float* table = nullptr;  ///< (n, ld), ld a multiple of kMemberGroup
   std::int64_t ld = 0;
   Index n = 0;
-  const float* own = nullptr;           ///< (ld)
-  const std::int32_t* block = nullptr;  ///< (ld)
-  Index first = 0;                      ///< a multiple of kMemberGroup
-  float* gain = nullptr;                ///< (kMemberGroup), 0 where none gains
-  std::int32_t* partner = nullptr;      ///< (kMemberGroup), -1 where none gains
+  const float* own = nullptr;    ///< (ld)
+  const float* block = nullptr;  ///< (ld) whole numbers: compares and selects then have one type
+  Index first = 0;               ///< a multiple of kMemberGroup
+  float* gain = nullptr;         ///< (kMemberGroup), 0 where none gains
+  Index* partner = nullptr;      ///< (kMemberGroup), -1 where none gains
 };
 
 /// Serial, and the same bits on every path.
