@@ -15,7 +15,8 @@
 namespace icd {
 namespace {
 
-constexpr Index kTile = 32;  // of a matrix read across the diagonal
+constexpr Index kTile = 32;           // of a matrix read across the diagonal
+constexpr Index kParallelSize = 512;  // smaller graphs are made before threads wake up
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
@@ -66,7 +67,7 @@ void for_pairs(Index n, Index top, const Visit& visit) {
 template <typename Weight>
 void check_matrix(Index n, const Weight& weight) {
   bool is_fit = true;
-#pragma omp parallel for schedule(dynamic) reduction(&& : is_fit)
+#pragma omp parallel for schedule(dynamic) reduction(&& : is_fit) if (n >= kParallelSize)
   for (Index top = 0; top < n; top += kTile) {
     for_pairs(n, top, [&](Index u, Index v) {
       is_fit = is_fit && is_weight(weight(u, v)) && weight(u, v) == weight(v, u);
@@ -138,7 +139,7 @@ struct GraphBuilder {
   static Graph of_matrix(Index n, const Weight& weight) {
     Graph graph;
     graph.begin_.assign(at(n) + 1, 0);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n >= kParallelSize)
     for (Index u = 0; u < n; ++u) {
       std::int64_t degree = 0;
       for (Index v = 0; v < n; ++v) degree += v != u && weight(u, v) != 0 ? 1 : 0;
@@ -146,7 +147,7 @@ struct GraphBuilder {
     }
     std::partial_sum(graph.begin_.begin(), graph.begin_.end(), graph.begin_.begin());
     graph.neighbours_.resize(static_cast<std::size_t>(graph.begin_.back()));
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n >= kParallelSize)
     for (Index u = 0; u < n; ++u) {
       Neighbour* next = graph.neighbours_.data() + graph.begin_[at(u)];
       for (Index v = 0; v < n; ++v) {
@@ -209,7 +210,7 @@ Graph Graph::from_edges(Index n, std::vector<Edge> edges) {
 
 void Graph::add_up() {
   strength_.assign(at(size()), 0);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (size() >= kParallelSize)
   for (Index v = 0; v < size(); ++v) {
     for (const Neighbour& next : neighbours(v)) strength_[at(v)] += double{next.weight};
   }
@@ -251,7 +252,7 @@ Graph coactivation_graph(const Activity& activity) {
   for (Index u = 0; u < n; ++u) counts[at(u)] = common(row(u), row(u), words);
 
   std::vector<float> lifts(at(n) * at(n));
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (n >= kParallelSize)
   for (Index top = 0; top < n; top += kTile) {
     for_pairs(n, top, [&](Index u, Index v) {
       const std::int64_t both = common(row(u), row(v), words);

@@ -198,7 +198,7 @@ class ReferenceModel : public LanguageModel<double> {
     for (std::size_t i = 0; i < d_inner; ++i) {
       double rates = 0;
       for (std::size_t n = 0; n < d_state; ++n) rates -= a[i * d_state + n];
-      at.decay[i] = at.dt[i] * rates / static_cast<double>(d_state);
+      at.decay[i] = at.dt[i] * (rates / static_cast<double>(d_state));
     }
 
     at.gated.resize(d_inner);

@@ -207,12 +207,14 @@ void StatisticsWriter::add(const GroupStatistics& statistics) {
     check("maximum", moments->maximum.size(), n);
     check("correlation", moments->correlation.size(), entry->second.has_correlation ? n * n : 0);
     check("decay", moments->decay.size(), entry->second.has_decay ? n : 0);
-    const Activity none;
-    const Activity& activity = moments->activity ? *moments->activity : none;
-    check("activity", activity.bits.size(),
-          entry->second.has_activity ? n * static_cast<std::size_t>(activity.words()) : 0);
-    check("active_tokens", static_cast<std::size_t>(activity.tokens),
-          static_cast<std::size_t>(std::min(activity.tokens, kActivityTokens)));
+    const Activity activity = moments->activity ? *moments->activity : Activity();
+    const std::int64_t least = entry->second.has_activity ? 1 : 0;
+    const std::int64_t most = entry->second.has_activity ? kActivityTokens : 0;
+    if (activity.tokens < least || activity.tokens > most) {
+      throw Error(ErrorCode::usage, fmt::format("{}.activity: {} tokens, expected {} to {}", stem,
+                                                activity.tokens, least, most));
+    }
+    check("activity", activity.bits.size(), n * static_cast<std::size_t>(activity.words()));
   }
   check("dt_quantiles", statistics.dt_quantiles.size(), entry->second.has_dt_quantiles ? 5 * n : 0);
 

@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <ostream>
 #include <string>
 #include <utility>
@@ -706,6 +708,66 @@ TEST_P(EveryBlock, HasTheSameBitsForAnyThreadsAndAnyCutOfTheBatch) {
   EXPECT_EQ(alone, pieces);
 }
 
+/// Keeps all it is shown of one layer.
+template <typename Real>
+struct SiteRecorder : Observer<Real> {
+  std::map<Site, std::vector<Real>> values;
+  std::map<Site, Index> width;
+
+  bool wants(Site) const override { return true; }
+  void see(Index layer, Site site, std::span<const Real> shown, Index channels) override {
+    EXPECT_EQ(layer, 4);
+    values[site].insert(values[site].end(), shown.begin(), shown.end());
+    width[site] = channels;
+  }
+
+  Rows rows(Site site) const {
+    const auto channels = static_cast<std::size_t>(width.at(site));
+    Rows rows;
+    for (std::size_t i = 0; i < values.at(site).size(); i += channels) {
+      const auto* row = values.at(site).data() + i;
+      rows.emplace_back(row, row + channels);
+    }
+    return rows;
+  }
+};
+
+template <typename Real>
+SiteRecorder<Real> shown_by(const BlockForward<Real>& block, BatchShape shape,
+                            const std::vector<double>& x) {
+  SiteRecorder<Real> recorder;
+  const std::vector<Real> in(x.begin(), x.end());
+  std::vector<Real> out(static_cast<std::size_t>(shape.rows() * block.outputs()));
+  block.run(shape, in, out, {&recorder, 4});
+  return recorder;
+}
+
+TEST_P(EveryBlock, ShowsTheSitesThatItsTypeHas) {
+  const Case& one = GetParam();
+  const Written written(one);
+  const BatchShape shape = {.sequences = 2, .length = 9};
+  const auto x = values(shape, one.sizes.at("in"));
+  const auto exact = shown_by(*reference_block(written.checkpoint, written.block), shape, x);
+  const auto fast = shown_by(*fast_block(written.checkpoint, written.block), shape, x);
+
+  std::map<Site, Index> width;
+  for (const BlockSite& site : block_sites(written.block)) {
+    const Shape& tensor = written.checkpoint.find(site.axis.tensor)->shape;
+    width[site.site] = static_cast<Index>(tensor[static_cast<std::size_t>(site.axis.dim)]);
+  }
+  EXPECT_EQ(width[Site::normed], one.sizes.at("in"));
+  width.erase(Site::normed);  // who normalises shows it
+  EXPECT_EQ(exact.width, width);
+  EXPECT_EQ(fast.width, width);
+  for (const auto& [site, values] : exact.values) {
+    EXPECT_LT(relative_error(fast.values.at(site), values), 1e-5) << static_cast<int>(site);
+  }
+  if (!width.contains(Site::gated)) return;
+  std::vector<double> y;
+  testing::append(y, linear(exact.rows(Site::gated), Scope(one.tensors, kPrefix), "out_proj"));
+  EXPECT_LT(relative_error(written.reference(shape, x), y), 1e-12);
+}
+
 INSTANTIATE_TEST_SUITE_P(BlockForward, EveryBlock, ::testing::ValuesIn(cases()),
                          [](const auto& one) { return one.param.name; });
 
@@ -715,6 +777,69 @@ void scale_rows(NaiveTensor& tensor, std::int64_t begin, std::int64_t count, dou
   for (std::int64_t i = begin * columns; i < (begin + count) * columns; ++i) {
     tensor.values[static_cast<std::size_t>(i)] *= factor;
   }
+}
+
+double largest_gap(const Rows& a, const Rows& b) {
+  double gap = a.size() == b.size() ? 0 : INFINITY;
+  for (std::size_t t = 0; t < std::min(a.size(), b.size()); ++t) {
+    EXPECT_EQ(a[t].size(), b[t].size());
+    for (std::size_t c = 0; c < a[t].size(); ++c) gap = std::max(gap, std::abs(a[t][c] - b[t][c]));
+  }
+  return gap;
+}
+
+TEST(BlockForward, OfMamba2ShowsWhatPlainLoopsMakeOnTheWay) {
+  const Mamba2Sizes sizes{.d_mlp = 12};  // 6 heads of 4 channels, 2 groups of 5 states
+  const Mamba2Options options{.groups = 2, .norm_groups = 2, .dt_min = 0.4, .dt_max = 0.9};
+  const Case one = mamba2("Mamba2", sizes, options);
+  const Written written(one);
+  const BatchShape shape = {.sequences = 1, .length = 11};
+  const auto x = values(shape, 12);
+  const auto found = shown_by(*reference_block(written.checkpoint, written.block), shape, x);
+
+  const Scope mixer(one.tensors, kPrefix);
+  Rows in;
+  for (std::size_t i = 0; i < x.size(); i += 12) in.emplace_back(&x[i], &x[i] + 12);
+  const Rows projected = linear(in, mixer, "in_proj");
+  const Rows x_b_c =
+      map(silu, testing::causal_conv(part(projected, 24 + 24, 24 + 2 * 2 * 5),
+                                     mixer.at("conv1d.weight"), mixer.find("conv1d.bias")));
+  Rows dt;
+  Rows decay;
+  for (const Row& row : part(projected, 24 + 24 + 44, 6)) {
+    dt.push_back(map(testing::softplus, testing::sum(row, mixer.at("dt_bias").values)));
+    decay.emplace_back();
+    for (std::size_t head = 0; head < 6; ++head) {
+      dt.back()[head] = std::clamp(dt.back()[head], options.dt_min, options.dt_max);
+      decay.back().push_back(dt.back()[head] * std::exp(mixer.at("A_log").values[head]));
+    }
+  }
+  EXPECT_LT(largest_gap(found.rows(Site::conv), x_b_c), 1e-13);
+  EXPECT_LT(largest_gap(found.rows(Site::dt), dt), 1e-13);
+  EXPECT_LT(largest_gap(found.rows(Site::decay), decay), 1e-13);
+  EXPECT_LT(largest_gap(found.rows(Site::gated), testing::mamba2_inner(projected, mixer, options)),
+            1e-13);
+}
+
+TEST(BlockForward, OfMamba1ShowsBAndCPastTheirNorms) {
+  Case one = find_case(cases(), "Mamba1");
+  one.numbers["mixer_norm_eps"] = 1e-6;
+  const Written written(one);
+  const BatchShape shape = {.sequences = 1, .length = 6};
+  const auto found = shown_by(*reference_block(written.checkpoint, written.block), shape,
+                              values(shape, one.sizes.at("in")));
+  const auto d_state = static_cast<std::size_t>(one.sizes.at("d_state"));
+  const auto dt_rank = static_cast<std::size_t>(one.sizes.at("dt_rank"));
+  const Rows raw = linear(found.rows(Site::conv), Scope(one.tensors, kPrefix).at("x_proj.weight"));
+  Rows normed;
+  for (const Row& row : raw) {
+    normed.push_back(testing::rms_norm(part(row, 0, dt_rank), nullptr, 1, 1e-6));
+    for (const std::size_t first : {dt_rank, dt_rank + d_state}) {
+      normed.back() = testing::joined(
+          normed.back(), testing::rms_norm(part(row, first, d_state), nullptr, 1, 1e-6));
+    }
+  }
+  EXPECT_LT(largest_gap(found.rows(Site::x_proj), normed), 1e-13);
 }
 
 TEST(BlockForward, MultipliersOfMamba2ScaleTheRowsOfTheirZone) {

@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -28,16 +29,20 @@ std::vector<StatisticsEntry> entries() {
            .signal = "gated",
            .layer = 0,
            .size = 3,
-           .has_dt_quantiles = true},
-          {.group = "model", .signal = "normed", .layer = -1, .size = 5}};
+           .has_dt_quantiles = true,
+           .has_decay = true},
+          {.group = "model", .signal = "normed", .layer = -1, .size = 5, .has_activity = true},
+          {.group = "model", .signal = "conv", .layer = -1, .size = 2, .has_correlation = false}};
 }
 
-Moments moments(Index n, std::uint64_t seed) {
+Moments moments(const StatisticsEntry& entry, std::uint64_t seed) {
   Random random(seed);
-  const auto size = static_cast<std::size_t>(n);
+  const auto size = static_cast<std::size_t>(entry.size);
   Moments result{.rows = static_cast<std::int64_t>(seed) + 100,
                  .mean = std::vector<double>(size),
                  .variance = std::vector<double>(size),
+                 .minimum = std::vector<float>(size),
+                 .maximum = std::vector<float>(size),
                  .correlation = std::vector<float>(size * size)};
   for (std::size_t i = 0; i < size; ++i) {
     result.mean[i] = random.normal();
@@ -48,6 +53,19 @@ Moments moments(Index n, std::uint64_t seed) {
           is_still ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(random.uniform());
       result.correlation[i * size + j] = result.correlation[j * size + i] = r;
     }
+    result.minimum[i] = static_cast<float>(random.normal());
+    result.maximum[i] = result.minimum[i] + static_cast<float>(i);
+    if (entry.has_decay) result.decay.push_back(random.uniform());
+  }
+  if (!entry.has_correlation) result.correlation.clear();
+  if (entry.has_activity) {
+    Activity activity{
+        .tokens = 100 + static_cast<std::int64_t>(seed), .size = entry.size, .bits = {}};
+    for (Index i = 0; i < entry.size; ++i) {
+      activity.bits.push_back(random.next());
+      activity.bits.push_back(random.next() >> (128 - activity.tokens));
+    }
+    result.activity = std::make_shared<const Activity>(std::move(activity));
   }
   return result;
 }
@@ -55,8 +73,8 @@ Moments moments(Index n, std::uint64_t seed) {
 GroupStatistics statistics(const StatisticsEntry& entry) {
   GroupStatistics result{.group = entry.group,
                          .signal = entry.signal,
-                         .train = moments(entry.size, 1),
-                         .heldout = moments(entry.size, 2)};
+                         .train = moments(entry, 1),
+                         .heldout = moments(entry, 2)};
   if (entry.has_dt_quantiles) {
     for (Index i = 0; i < 5 * entry.size; ++i) result.dt_quantiles.push_back(0.5f + i);
   }
@@ -84,7 +102,15 @@ void expect_equal(const Moments& a, const Moments& b) {
   EXPECT_EQ(a.rows, b.rows);
   EXPECT_EQ(a.mean, b.mean);
   EXPECT_EQ(a.variance, b.variance);
+  EXPECT_EQ(a.minimum, b.minimum);
+  EXPECT_EQ(a.maximum, b.maximum);
   EXPECT_EQ(bytes_of(a.correlation), bytes_of(b.correlation));
+  EXPECT_EQ(a.decay, b.decay);
+  ASSERT_EQ(a.activity == nullptr, b.activity == nullptr);
+  if (a.activity == nullptr) return;
+  EXPECT_EQ(a.activity->tokens, b.activity->tokens);
+  EXPECT_EQ(a.activity->size, b.activity->size);
+  EXPECT_EQ(a.activity->bits, b.activity->bits);
 }
 
 std::size_t files_in(const std::filesystem::path& folder) {
@@ -136,6 +162,7 @@ TEST(StatisticsFile, HasTheSameBytesInWhateverOrderItWasFilled) {
   const ScratchFolder folder;
   write(folder / "forwards", entries());
   StatisticsWriter writer(folder / "backwards", kInfo, entries());
+  writer.add(statistics(entries()[2]));
   writer.add(statistics(entries()[1]));
   writer.add(statistics(entries()[0]));
   writer.finish();
@@ -150,7 +177,7 @@ TEST(StatisticsWriter, LeavesNothingBehindUnlessFinished) {
     EXPECT_EQ(files_in(folder.path()), 1u);
     EXPECT_FALSE(std::filesystem::exists(folder / "s"));
     EXPECT_THAT(error_of(ErrorCode::usage, [&] { writer.finish(); }),
-                HasSubstr("model.normed never came"));
+                HasSubstr("model.conv never came"));
   }
   EXPECT_EQ(files_in(folder.path()), 0u);
 }
@@ -174,6 +201,19 @@ TEST(StatisticsWriter, RefusesStatisticsOfAnotherSize) {
   other.heldout.variance.pop_back();
   EXPECT_THAT(error_of(ErrorCode::usage, [&] { writer.add(other); }),
               HasSubstr("layers.0/inner.gated.variance: 2 values, expected 3"));
+}
+
+TEST(StatisticsWriter, RefusesWhatTheEntryDoesNotHave) {
+  const ScratchFolder folder;
+  StatisticsWriter writer(folder / "s", kInfo, entries());
+  GroupStatistics other = statistics(entries()[1]);
+  other.train.decay.assign(5, 0);
+  EXPECT_THAT(error_of(ErrorCode::usage, [&] { writer.add(other); }),
+              HasSubstr("model.normed.decay: 5 values, expected 0"));
+  other = statistics(entries()[1]);
+  other.heldout.activity.reset();
+  EXPECT_THAT(error_of(ErrorCode::usage, [&] { writer.add(other); }),
+              HasSubstr("model.normed.activity: 0 tokens, expected 1 to 4096"));
 }
 
 TEST(StatisticsWriter, SaysWhereItCannotWrite) {
@@ -273,6 +313,59 @@ TEST(StatisticsFile, RefusesAMatrixThatIsNotSymmetric) {
         m.correlation[m.mean.size() * 2] = 0.25f;
       },
       "entries (0, 2) and (2, 0) are 0.5 and 0.25, expected a symmetric matrix");
+}
+
+/// Renames a tensor in the header, so that the file lacks it.
+StatisticsFile without(const ScratchFolder& folder, const std::string& tensor) {
+  write(folder / "s", entries());
+  std::string text = read_file(folder / "s");
+  for (const char* half : {"train", "heldout"}) {
+    const std::string name = fmt::format("model.normed.{}.{}\"", half, tensor);
+    const std::size_t at = text.find(name);
+    EXPECT_NE(at, std::string::npos) << name;
+    text[at + name.size() - 2] = '_';
+  }
+  write_file(folder / "s", text);
+  return StatisticsFile::open(folder / "s");
+}
+
+TEST(StatisticsFile, OfAnOlderVersionIsReadWithoutWhatCameLater) {
+  for (const char* later : {"activity", "correlation"}) {
+    const ScratchFolder folder;
+    const GroupStatistics found = without(folder, later).read("model", "normed");
+    EXPECT_EQ(found.train.activity == nullptr, later == std::string("activity"));
+    EXPECT_EQ(found.train.correlation.empty(), later == std::string("correlation"));
+    EXPECT_EQ(found.heldout.mean, statistics(entries()[1]).heldout.mean);
+  }
+  const ScratchFolder folder;
+  EXPECT_THAT(
+      error_of(ErrorCode::input, [&] { without(folder, "minimum").read("model", "normed"); }),
+      HasSubstr("tensor 'model.normed.train.minimum': is missing, expected both"));
+}
+
+TEST(StatisticsFile, RefusesARangeThatIsNone) {
+  expect_refused_values([](Moments& m) { m.maximum[3] = m.minimum[3] - 1; },
+                        "tensor 'model.normed.heldout.minimum': entry 3 is ");
+}
+
+TEST(StatisticsFile, RefusesANegativeDecay) {
+  const ScratchFolder folder;
+  write(folder / "s", entries(), [](GroupStatistics& each) {
+    if (!each.train.decay.empty()) each.train.decay[1] = -0.5;
+  });
+  const StatisticsFile file = StatisticsFile::open(folder / "s");
+  EXPECT_THAT(error_of(ErrorCode::input, [&] { file.read("layers.0/inner", "gated"); }),
+              HasSubstr("train.decay': entry 1 is -0.5, expected a number >= 0"));
+}
+
+TEST(StatisticsFile, RefusesActivityOfTokensThatWereNotMarked) {
+  const auto defect = [](Moments& m) {
+    if (m.activity == nullptr) return;
+    Activity activity = *m.activity;  // of 102 tokens
+    activity.bits[5] |= std::uint64_t{1} << 40;
+    m.activity = std::make_shared<const Activity>(std::move(activity));
+  };
+  expect_refused_values(defect, "heldout.activity': row 2 has bits beyond token 102");
 }
 
 TEST(StatisticsFile, RefusesAnEmptySample) {

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "icd/error.h"
@@ -89,6 +91,49 @@ TEST(WiredModel, OfMamba1BlocksIsTheReferenceBitForBit) {
     const auto known = reference_model(model.checkpoint, model.layout.spec);
     EXPECT_EQ(wired->logits(kTokens, kShape), known->logits(kTokens, kShape));
   }
+}
+
+/// Keeps all it is shown, layer by layer.
+template <typename Real>
+struct Recorder : Observer<Real> {
+  std::map<std::pair<Index, Site>, std::vector<Real>> values;
+
+  bool wants(Site) const override { return true; }
+  void see(Index layer, Site site, std::span<const Real> shown, Index) override {
+    auto& kept = values[{layer, site}];
+    kept.insert(kept.end(), shown.begin(), shown.end());
+  }
+};
+
+template <typename Real>
+Recorder<Real> shown_by(const LanguageModel<Real>& model) {
+  Recorder<Real> recorder;
+  std::vector<Real> hidden(kTokens.size() * static_cast<std::size_t>(model.spec().d_model));
+  model.embed(kTokens, hidden);
+  for (Index layer = 0; layer < model.spec().n_layer; ++layer) {
+    model.layer(layer, kShape, hidden, nullptr, &recorder);
+  }
+  return recorder;
+}
+
+TEST(WiredModel, OfMamba1BlocksShowsWhatThePlainModelDoesBitForBit) {
+  const WiredMamba1 model({});
+  const auto wired = shown_by(*reference_model(model.checkpoint, model.layout));
+  EXPECT_EQ(wired.values.size(), 2 * kSites.size());
+  EXPECT_EQ(wired.values, shown_by(*reference_model(model.checkpoint, model.layout.spec)).values);
+}
+
+TEST(WiredModel, ShowsEveryStepsNormedInput) {
+  WiredMamba1 model({});
+  auto& layers = model.layout.wiring->layers;
+  layers = {{layers[0][0], layers[1][0]}};  // two steps in one layer
+  layers[0][1].blocks.clear();
+  const auto shown = shown_by(*reference_model(model.checkpoint, model.layout));
+  const std::size_t rows = kTokens.size();
+  const auto d_model = static_cast<std::size_t>(model.layout.spec.d_model);
+  EXPECT_EQ(shown.values.at({0, Site::normed}).size(), 2 * rows * d_model);
+  EXPECT_EQ(shown.values.at({0, Site::dt}).size(),
+            rows * static_cast<std::size_t>(model.layout.spec.d_inner));
 }
 
 template <typename Real>

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <span>
@@ -30,6 +31,12 @@ inline Moments naive_moments(std::span<const float> values, std::size_t n) {
     return sum / count;
   };
   for (std::size_t c = 0; c < n; ++c) {
+    result.minimum.push_back(values[c]);
+    result.maximum.push_back(values[c]);
+    for (std::size_t row = 0; row < rows; ++row) {
+      result.minimum[c] = std::min(result.minimum[c], values[row * n + c]);
+      result.maximum[c] = std::max(result.maximum[c], values[row * n + c]);
+    }
     double sum = 0;
     for (std::size_t row = 0; row < rows; ++row) sum += value(row, c);
     result.mean[c] = sum / count;
@@ -54,6 +61,8 @@ inline void expect_near(const Moments& found, const Moments& expected) {
   ASSERT_EQ(found.mean.size(), n);
   ASSERT_EQ(found.variance.size(), n);
   ASSERT_EQ(found.correlation.size(), n * n);
+  EXPECT_EQ(found.minimum, expected.minimum);
+  EXPECT_EQ(found.maximum, expected.maximum);
   for (std::size_t i = 0; i < n; ++i) {
     const double deviation = std::sqrt(expected.variance[i]);
     EXPECT_NEAR(found.mean[i], expected.mean[i],
