@@ -90,7 +90,7 @@ int run(const Options& options, Context& context) {
   if (options.choice.block == 0 && options.choice.line_bytes == 0) request.options.block = 0;
   std::vector<Assessment> table;
   std::string words;
-  with_evidence(model, options.graph, options.tokens, options.statistics, context,
+  with_evidence(model, model.layout, options.graph, options.tokens, options.statistics, context,
                 [&](const EvidenceSource& source) {
                   words = source.words;
                   table = advise(model.checkpoint, model.layout, request, source, terminal);

@@ -232,6 +232,7 @@ void PlanOptions::add_to(CLI::App& command) {
       ->type_name("X")
       ->check(CLI::IsMember({"independent", "block", "repeat"}))
       ->capture_default_str();
+  command.add_flag("--joint", joint, "heads and their channels by what they score as one line");
 }
 
 PlanRequest PlanOptions::request(const LoadedModel& model) const {
@@ -251,13 +252,14 @@ PlanRequest PlanOptions::request(const LoadedModel& model) const {
   request.signal = graph.signal;
   request.graph = graph.request();
   request.active_share = graph.active;
+  request.joint = joint;
   if (expand == "block") request.expansion = HiddenExpansion::block;
   if (expand == "repeat") request.expansion = HiddenExpansion::repeat;
   return request;
 }
 
-void with_evidence(const LoadedModel& model, const GraphOptions& graph, const TokenOptions& tokens,
-                   const std::string& statistics, Context& context,
+void with_evidence(const LoadedModel& model, const Layout& layout, const GraphOptions& graph,
+                   const TokenOptions& tokens, const std::string& statistics, Context& context,
                    const std::function<void(const EvidenceSource&)>& use) {
   if (!statistics.empty()) {
     const StatisticsFile file = StatisticsFile::open(statistics);
@@ -267,7 +269,7 @@ void with_evidence(const LoadedModel& model, const GraphOptions& graph, const To
           fmt::format("{}: was made for a checkpoint of structure {:.12}, this one's is {:.12}",
                       statistics, file.info().structure, model.checkpoint.structure_digest()));
     }
-    return use(evidence_from(file, model.checkpoint, model.layout));
+    return use(evidence_from(file, model.checkpoint, layout));
   }
   const bool runs = can_calibrate(model.layout);
   if (!runs && tokens.is_given()) {
@@ -275,28 +277,31 @@ void with_evidence(const LoadedModel& model, const GraphOptions& graph, const To
         fmt::format("layout {}: ordered by weights alone; icd cannot watch its activations",
                     model.layout.name));
   }
-  if (graph.data_free || !runs) return use(evidence_of_weights(model.checkpoint, model.layout));
+  if (graph.data_free || !runs) return use(evidence_of_weights(model.checkpoint, layout));
   const TokenSource source = token_source(tokens, model);
   if (!source.is_language) {
     context.terminal.warn(
         "no tokenizer.json: ordered by weights alone; --tokens FILE orders by activations");
-    return use(evidence_of_weights(model.checkpoint, model.layout));
+    return use(evidence_of_weights(model.checkpoint, layout));
   }
   const TokenSplit split = split_tokens(source.ids, tokens.length, tokens.limit, tokens.heldout);
   const auto runner = fast_model(model.checkpoint, model.layout);
-  use(evidence_by_running(*runner, model.checkpoint, model.layout, split,
+  use(evidence_by_running(*runner, model.checkpoint, layout, split,
                           fmt::format("{} tokens of {}", split.train_shape.rows(), source.words)));
 }
 
 Plan plan_for(const LoadedModel& model, const PlanOptions& options, const TokenOptions& tokens,
               const std::string& statistics, Context& context) {
   const PlanRequest request = options.request(model);
+  const Layout layout =
+      request.joint ? with_lines(model.checkpoint, model.layout, request.kinds, request.layers)
+                    : model.layout;
   const auto make = [&](const EvidenceSource& source) {
-    return make_plan(model.checkpoint, model.layout, request, source, context.terminal);
+    return make_plan(model.checkpoint, layout, request, source, context.terminal);
   };
   if (options.graph.data_free && request.solver->reads == Reads::nothing) return make({});
   Plan plan;
-  with_evidence(model, options.graph, tokens, statistics, context,
+  with_evidence(model, layout, options.graph, tokens, statistics, context,
                 [&](const EvidenceSource& source) { plan = make(source); });
   return plan;
 }

@@ -63,15 +63,17 @@ struct PlanOptions {
   std::uint64_t seed = 0;
   std::int64_t max_steps = SolveOptions{}.max_steps;
   std::string expand = "independent";
+  bool joint = false;
 
   void add_to(CLI::App& command);
   PlanRequest request(const LoadedModel& model) const;
 };
 
-/// Hands `use` what is known of the model's groups: a statistics file, the model run on tokens,
-/// or the weights alone. The source does not outlive the call.
-void with_evidence(const LoadedModel& model, const GraphOptions& graph, const TokenOptions& tokens,
-                   const std::string& statistics, Context& context,
+/// Hands `use` what is known of the groups of `layout`, the model's or one with more groups: a
+/// statistics file, the model run on tokens, or the weights alone. The source does not outlive the
+/// call.
+void with_evidence(const LoadedModel& model, const Layout& layout, const GraphOptions& graph,
+                   const TokenOptions& tokens, const std::string& statistics, Context& context,
                    const std::function<void(const EvidenceSource&)>& use);
 
 /// A plan from what with_evidence() finds.

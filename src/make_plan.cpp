@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "icd/error.h"
+#include "icd/joint.h"
 #include "icd/random.h"
 
 namespace icd {
@@ -41,6 +42,29 @@ class Maker {
                                  .max_steps = request_.max_steps};
       return request_.solver->solve(problem, options);
     });
+  }
+
+  /// Solves the groups of each nest together, on what its line scores. The plan has a score of
+  /// the line, under its name.
+  void solve(const std::vector<Nest>& nests, const Layout& layout) {
+    std::vector<const AxisGroup*> lines;
+    for (const Nest& nest : nests) lines.push_back(layout.find(nest.line.name));
+    std::vector<NestOrders> found(nests.size());
+    gather(lines, [&](const AxisGroup& line, const Problem& problem) {
+      const auto place = std::find(lines.begin(), lines.end(), &line) - lines.begin();
+      std::int64_t steps = request_.max_steps;
+      NestOrders& orders = found[static_cast<std::size_t>(place)];
+      orders = solve_jointly(problem, nests[static_cast<std::size_t>(place)], steps);
+      return orders.line();
+    });
+    for (std::size_t i = 0; i < nests.size(); ++i) {
+      plan_.groups.erase(nests[i].line.name);
+      plan_.groups.insert_or_assign(nests[i].coarse->name, found[i].coarse);
+      for (std::size_t run = 0; run < nests[i].fine.size(); ++run) {
+        if (nests[i].fine[run] == nullptr) continue;
+        plan_.groups.insert_or_assign(nests[i].fine[run]->name, found[i].fine[run]);
+      }
+    }
   }
 
   /// Gives groups an order that was solved elsewhere, and scores it on their own.
@@ -151,6 +175,15 @@ void check(const PlanRequest& request, const Checkpoint& checkpoint, const Layou
 
 }  // namespace
 
+Layout with_lines(const Checkpoint& checkpoint, const Layout& layout,
+                  const std::vector<std::string>& kinds, const std::vector<Index>& layers) {
+  Layout extended = layout;
+  for (Nest& nest : nests_of(checkpoint, layout, groups_of(layout, kinds, layers))) {
+    extended.groups.push_back(std::move(nest.line));
+  }
+  return extended;
+}
+
 std::vector<const AxisGroup*> groups_of(const Layout& layout, const std::vector<std::string>& kinds,
                                         const std::vector<Index>& layers) {
   const auto known = layout.kinds();
@@ -207,6 +240,20 @@ Plan make_plan(const Checkpoint& checkpoint, const Layout& layout, const PlanReq
   Maker maker(request, source, plan, progress);
   auto groups = groups_of(layout, request.kinds, request.layers);
   check(request, checkpoint, layout, groups, source);
+  if (request.joint) {
+    const std::vector<Nest> nests = nests_of(checkpoint, layout, groups);
+    if (nests.empty()) {
+      throw Error(ErrorCode::usage,
+                  fmt::format("--joint: none of the groups asked for ({}) lie inside each other",
+                              fmt::join(request.kinds, ", ")),
+                  "heads and their channels do: --group head,channel");
+    }
+    plan.solver = "exchanges of one group after the other";
+    maker.solve(nests, layout);
+    std::erase_if(groups,
+                  [&](const AxisGroup* group) { return plan.groups.contains(group->name); });
+    if (groups.empty()) return plan;
+  }
   if (!request.expansion) {
     maker.solve(groups);
     return plan;

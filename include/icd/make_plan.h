@@ -29,6 +29,10 @@ struct PlanRequest {
   GraphRequest graph = {};
   double active_share = EvidenceRequest{}.active_share;
 
+  /// Order groups that lie inside each other together (icd/joint.h). The layout has to be one of
+  /// with_lines(), and so has the source's.
+  bool joint = false;
+
   /// Solve one order of the d_model hidden channels and expand it to every inner axis,
   /// instead of solving each inner axis by itself.
   std::optional<HiddenExpansion> expansion = {};
@@ -38,6 +42,11 @@ struct PlanRequest {
 /// does not have or layers without a group.
 std::vector<const AxisGroup*> groups_of(const Layout& layout, const std::vector<std::string>& kinds,
                                         const std::vector<Index>& layers);
+
+/// The layout with a group for the line of each nest among the groups asked for: what evidence of
+/// the line is gathered under. Nothing moves by it.
+Layout with_lines(const Checkpoint& checkpoint, const Layout& layout,
+                  const std::vector<std::string>& kinds, const std::vector<Index>& layers);
 
 /// The options as a group of n members takes them: a small group in blocks of the full size would
 /// be one block, which no order changes.
