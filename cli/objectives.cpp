@@ -41,10 +41,12 @@ int run(bool as_json, Terminal& terminal) {
            {"alters_result", each.alters_result},
            {"buys", each.buys}});
     }
-    for (const QuantFormat& format : quant_formats()) {
+    for (const GroupFormat& format : all_group_formats()) {
       json["formats"].push_back({{"name", format.name},
                                  {"summary", format.summary},
                                  {"group", format.group},
+                                 {"group_is_fixed", format.is_fixed},
+                                 {"bits", format.bits(format.group)},
                                  {"source", format.source}});
     }
     terminal.print_json(json);
@@ -59,9 +61,11 @@ int run(bool as_json, Terminal& terminal) {
     terminal.print("  buys    {}", each.buys);
     terminal.print("  source  {}", each.source);
   }
-  terminal.print("formats of quant (--format; --group-size where the format leaves it open)");
-  for (const QuantFormat& format : quant_formats()) {
-    terminal.print("  {:10} {} ({})", format.name, format.summary, format.source);
+  terminal.print("formats of quant (--format)");
+  for (const GroupFormat& format : all_group_formats()) {
+    terminal.print("  {:10} {}; {:.2f} bits a weight, {} a scale{}", format.name, format.summary,
+                   format.bits(format.group), format.group,
+                   format.is_fixed ? "" : ", or --group-size");
   }
   return kDone;
 }
