@@ -1,10 +1,12 @@
 // icd calibrate --model X -o STATS.safetensors
+#include <algorithm>
 #include <memory>
 
 #include "commands.h"
 #include "icd/calibration.h"
 #include "icd/digest.h"
 #include "pipeline.h"
+#include "plan_options.h"
 
 namespace icd::cli {
 namespace {
@@ -12,7 +14,8 @@ namespace {
 struct Options {
   ModelOptions model;
   TokenOptions tokens;
-  std::vector<std::string> groups = {"all"};
+  GroupOptions groups;
+  double active = 0;
   std::string output;
   bool dry_run = false;
   bool json = false;
@@ -36,7 +39,18 @@ int run(const Options& options, Context& context) {
   const TokenSplit split =
       split_tokens(source.ids, options.tokens.length, options.tokens.limit, options.tokens.heldout);
   CalibrationOptions calibration;
-  if (options.groups != std::vector<std::string>{"all"}) calibration.kinds = options.groups;
+  const std::vector<std::string>& kinds = options.groups.groups;
+  if (std::find(kinds.begin(), kinds.end(), "all") == kinds.end()) calibration.kinds = kinds;
+  if (!options.groups.layers.empty()) {
+    for (const AxisGroup* group :
+         groups_of(model.layout, model.layout.kinds(), options.groups.layer_list())) {
+      calibration.groups.push_back(group->name);
+    }
+  }
+  if (options.active > 0) {
+    calibration.activity = true;
+    calibration.active_share = options.active;
+  }
   const auto entries = statistics_entries(model.layout, calibration);
 
   std::int64_t bytes = 0;
@@ -81,10 +95,13 @@ void add_calibrate(CLI::App& app, Action& action) {
       *app.add_subcommand("calibrate", "run a model on tokens, keep how its channels correlate");
   options->model.add_to(command);
   options->tokens.add_to(command);
-  command.add_option("--group", options->groups, "kinds of groups, with commas, or all")
-      ->delimiter(',')
-      ->type_name("G")
-      ->capture_default_str();
+  options->groups.add_to(command);
+  command.get_option("--group")->description("kinds of groups, with commas; else all");
+  command
+      .add_option("--active", options->active,
+                  "keep who is active too: the share of a token's channels that counts")
+      ->type_name("X")
+      ->check(CLI::Range(1e-6, 1.0));
   command.add_option("-o,--output", options->output, "the statistics file to write")
       ->required()
       ->type_name("STATS");

@@ -373,6 +373,7 @@ std::vector<StatisticsEntry> statistics_entries(const Layout& layout,
   std::vector<StatisticsEntry> entries;
   for (const AxisGroup& group : layout.groups) {
     if (!options.kinds.empty() && !is_among(options.kinds, group.kind)) continue;
+    if (!options.groups.empty() && !is_among(options.groups, group.name)) continue;
     const bool has_steps = !columns_at(layout, group, group.layer, Site::dt).stretches.empty();
     for (const std::string_view signal : signals_of(layout, group)) {
       if (!options.signals.empty() && !is_among(options.signals, signal)) continue;

@@ -210,6 +210,7 @@ void gather_by_running(const LanguageModel<float>& model, const Layout& layout,
       continue;
     }
     add(options.kinds, group->kind);
+    options.groups.push_back(group->name);
     for (const std::string& signal : entry.signals) add(options.signals, signal);
     waiting.emplace(group->name, std::move(entry));
   }
@@ -218,7 +219,7 @@ void gather_by_running(const LanguageModel<float>& model, const Layout& layout,
       model, layout, tokens, options,
       [&](GroupStatistics&& statistics) {
         const auto found = waiting.find(statistics.group);
-        if (found == waiting.end()) return;  // of another layer
+        if (found == waiting.end()) return;  // it has all it needs
         Waiting& entry = found->second;
         const auto is_own = [&](const std::string& signal) { return signal == statistics.signal; };
         if (std::none_of(entry.signals.begin(), entry.signals.end(), is_own)) return;

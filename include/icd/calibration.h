@@ -51,6 +51,7 @@ struct GroupStatistics {
 struct CalibrationOptions {
   std::vector<std::string> kinds = {};    ///< of groups; empty: all that have signals
   std::vector<std::string> signals = {};  ///< empty: all that the groups have
+  std::vector<std::string> groups = {};   ///< by name; empty: all of the kinds
   bool correlation = true;                ///< the dear part: n^2 products a row, 4 n^2 bytes a half
   bool activity = false;
   double active_share = 0.1;  ///< of a token's values, (0, 1]: the largest are the active ones
