@@ -21,18 +21,21 @@ struct Options {
   bool json = false;
 };
 
-std::vector<const Objective*> objectives_of(const Options& options) {
-  std::vector<const Objective*> chosen;
+std::vector<Aim> aims_of(const Options& options) {
+  std::vector<Aim> aims;
+  const auto add = [&](const Objective& objective) {
+    aims.push_back({&objective, find_solver(objective.solver)});
+  };
   for (const std::string& name : options.objectives) {
     if (name == "all") {
-      for (const Objective& each : all_objectives()) chosen.push_back(&each);
+      for (const Objective& each : all_objectives()) add(each);
       continue;
     }
     ObjectiveChoice choice;
     choice.objective = name;
-    chosen.push_back(&choice.chosen());
+    add(choice.chosen());
   }
-  return chosen;
+  return aims;
 }
 
 nlohmann::ordered_json to_json(const MeanScore& score) {
@@ -80,13 +83,13 @@ int run(const Options& options, Context& context) {
   const LoadedModel model = load_model(options.model, context);
   AdviceRequest request{.kinds = options.groups.kinds(model.layout),
                         .layers = options.groups.layer_list(),
-                        .objectives = objectives_of(options),
+                        .aims = aims_of(options),
                         .options = {},
                         .seed = options.seed,
                         .signal = options.graph.signal,
                         .graph = options.graph.request(),
                         .active_share = options.graph.active};
-  request.options = options.choice.options(*request.objectives.front(), model);
+  request.options = options.choice.options(*request.aims.front().objective, model);
   if (options.choice.block == 0 && options.choice.line_bytes == 0) request.options.block = 0;
   std::vector<Assessment> table;
   std::string words;

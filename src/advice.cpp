@@ -9,7 +9,6 @@
 
 #include "icd/error.h"
 #include "icd/random.h"
-#include "icd/solver.h"
 
 namespace icd {
 namespace {
@@ -17,10 +16,10 @@ namespace {
 constexpr int kShuffles = 4;
 
 /// What all objectives read together.
-Needs needs_of(const std::vector<const Objective*>& objectives, const EvidenceSource& source) {
+Needs needs_of(const std::vector<Aim>& aims, const EvidenceSource& source) {
   Needs all;
-  for (const Objective* objective : objectives) {
-    const Needs& needs = objective->needs;
+  for (const Aim& aim : aims) {
+    const Needs& needs = aim.objective->needs;
     if (needs.activations() && !source.has_activations) continue;
     all.graph |= needs.graph;
     all.readers |= needs.readers;
@@ -32,7 +31,7 @@ Needs needs_of(const std::vector<const Objective*>& objectives, const EvidenceSo
   return all;
 }
 
-/// The scores of one objective on one group.
+/// The scores of one aim on one group.
 struct Scores {
   MeanScore present;
   MeanScore random;
@@ -61,8 +60,9 @@ class Mean {
   int count_ = 0;
 };
 
-Scores assess(const Objective& objective, const AxisGroup& group, const Evidence& evidence,
+Scores assess(const Aim& aim, const AxisGroup& group, const Evidence& evidence,
               const AdviceRequest& request) {
+  const Objective& objective = *aim.objective;
   ObjectiveOptions options = request.options;
   if (options.block == 0) options.block = std::max<Index>(objective.block, 1);
   options = options_for(options, group.size);
@@ -85,14 +85,13 @@ Scores assess(const Objective& objective, const AxisGroup& group, const Evidence
     Random stream = Random::derived(request.seed, static_cast<std::uint64_t>(shuffle));
     random.add(score(random_permutation(group.size, stream)));
   }
-  const Solver& solver = *find_solver(objective.solver);
   return {.present = score(Permutation::identity(group.size)),
           .random = random.get(),
-          .solved = score(
-              solver.solve(*calibration, {.seed = request.seed, .max_steps = request.max_steps}))};
+          .solved = score(aim.solver->solve(
+              *calibration, {.seed = request.seed, .max_steps = request.max_steps}))};
 }
 
-/// A group's evidence and what came of it, objective by objective.
+/// A group's evidence and what came of it, aim by aim.
 struct Task {
   const AxisGroup* group;
   Evidence evidence;
@@ -139,15 +138,14 @@ std::vector<Assessment> advise(const Checkpoint& checkpoint, const Layout& layou
                                Progress& progress) {
   const auto groups = groups_of(layout, request.kinds, request.layers);
   std::vector<Assessment> table;
-  for (const Objective* objective : request.objectives) {
+  for (const Aim& aim : request.aims) {
     for (const std::string& kind : request.kinds) {
-      table.push_back({.objective = objective, .kind = kind});
+      table.push_back({.objective = aim.objective, .kind = kind});
     }
   }
-  const auto row_of = [&](std::size_t objective, const std::string& kind) -> std::size_t {
+  const auto row_of = [&](std::size_t aim, const std::string& kind) -> std::size_t {
     const auto place = std::find(request.kinds.begin(), request.kinds.end(), kind);
-    return objective * request.kinds.size() +
-           static_cast<std::size_t>(place - request.kinds.begin());
+    return aim * request.kinds.size() + static_cast<std::size_t>(place - request.kinds.begin());
   };
 
   struct Sums {
@@ -162,11 +160,12 @@ std::vector<Assessment> advise(const Checkpoint& checkpoint, const Layout& layou
     for (std::ptrdiff_t i = 0; i < std::ssize(tasks); ++i) {
       Task& task = tasks[static_cast<std::size_t>(i)];
       try {
-        for (const Objective* objective : request.objectives) {
-          const std::string reason = why_not(*objective, checkpoint, layout, *task.group, source);
+        for (const Aim& aim : request.aims) {
+          const std::string reason =
+              why_not(*aim.objective, checkpoint, layout, *task.group, source);
           task.scores.push_back(
               reason.empty()
-                  ? assess(*objective, *task.group, task.evidence, request)
+                  ? assess(aim, *task.group, task.evidence, request)
                   : Scores{.present = {}, .random = {}, .solved = {}, .why_not = reason});
         }
       } catch (...) {
@@ -192,7 +191,7 @@ std::vector<Assessment> advise(const Checkpoint& checkpoint, const Layout& layou
   };
   source.gather(
       groups,
-      {.needs = needs_of(request.objectives, source),
+      {.needs = needs_of(request.aims, source),
        .signal = request.signal,
        .graph = request.graph,
        .active_share = request.active_share},

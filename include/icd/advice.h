@@ -11,14 +11,21 @@
 #include "icd/make_plan.h"
 #include "icd/objective.h"
 #include "icd/progress.h"
+#include "icd/solver.h"
 
 namespace icd {
+
+/// An objective, and who solves it.
+struct Aim {
+  const Objective* objective = nullptr;
+  const Solver* solver = nullptr;
+};
 
 /// What to assess.
 struct AdviceRequest {
   std::vector<std::string> kinds = {};
   std::vector<Index> layers = {};  ///< empty: all
-  std::vector<const Objective*> objectives = {};
+  std::vector<Aim> aims = {};
   ObjectiveOptions options = {};  ///< whose block is each objective's own if it is 0
   std::uint64_t seed = 0;
   std::int64_t max_steps = SolveOptions{}.max_steps;
@@ -62,7 +69,7 @@ Worth worth(const Assessment& assessment) noexcept;
 /// The same in plain words, one sentence.
 std::string in_words(const Assessment& assessment);
 
-/// Assesses every objective on every kind of group, objectives outermost. The evidence of a group
+/// Assesses every aim on every kind of group, aims outermost. The evidence of a group
 /// is gathered once for all of them. Throws as make_plan does for kinds and layers.
 std::vector<Assessment> advise(const Checkpoint& checkpoint, const Layout& layout,
                                const AdviceRequest& request, const EvidenceSource& source,

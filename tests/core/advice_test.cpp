@@ -32,7 +32,7 @@ TEST(Advice, ScoresThePresentOrderARandomOneAndTheSolvers) {
   Tiny tiny;
   const Objective* objective = find_objective("importance");
   const EvidenceSource source = evidence_of_weights(tiny.checkpoint, tiny.layout);
-  const AdviceRequest request{.kinds = {"inner"}, .objectives = {objective}};
+  const AdviceRequest request{.kinds = {"inner"}, .aims = {{objective, find_solver("sort")}}};
   const auto table = advise(tiny.checkpoint, tiny.layout, request, source, tiny.silent);
   ASSERT_EQ(table.size(), 1U);
   EXPECT_EQ(table[0].groups, 2);
@@ -60,7 +60,8 @@ TEST(Advice, SaysWhyAnObjectiveSaysNothing) {
   Tiny tiny;
   const EvidenceSource source = evidence_of_weights(tiny.checkpoint, tiny.layout);
   const AdviceRequest request{.kinds = {"state"},
-                              .objectives = {find_objective("nm"), find_objective("timescale")}};
+                              .aims = {{find_objective("nm"), find_solver("swap")},
+                                       {find_objective("timescale"), find_solver("sort")}}};
   const auto table = advise(tiny.checkpoint, tiny.layout, request, source, tiny.silent);
   ASSERT_EQ(table.size(), 2U);
   EXPECT_EQ(in_words(table[0]), "not assessed: no matrix reads state");
