@@ -9,14 +9,15 @@
 #include <tuple>
 #include <utility>
 
+#include "graph_builder.h"
 #include "icd/axis_facts.h"
 #include "icd/error.h"
 
 namespace icd {
 namespace {
 
-constexpr Index kTile = 32;           // of a matrix read across the diagonal
-constexpr Index kParallelSize = 512;  // smaller graphs are made before threads wake up
+constexpr Index kTile = 32;  // of a matrix read across the diagonal
+constexpr Index kParallelSize = GraphBuilder::kParallelSize;
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
@@ -131,35 +132,6 @@ std::int64_t common_bits(const std::uint64_t* a, const std::uint64_t* b, std::in
 }
 
 }  // namespace
-
-/// Makes graphs of matrices that need not be stored.
-struct GraphBuilder {
-  /// `weight(u, v)` for u != v is symmetric and 0 or a weight.
-  template <typename Weight>
-  static Graph of_matrix(Index n, const Weight& weight) {
-    Graph graph;
-    graph.begin_.assign(at(n) + 1, 0);
-#pragma omp parallel for schedule(static) if (n >= kParallelSize)
-    for (Index u = 0; u < n; ++u) {
-      std::int64_t degree = 0;
-      for (Index v = 0; v < n; ++v) degree += v != u && weight(u, v) != 0 ? 1 : 0;
-      graph.begin_[at(u) + 1] = degree;
-    }
-    std::partial_sum(graph.begin_.begin(), graph.begin_.end(), graph.begin_.begin());
-    graph.neighbours_.resize(static_cast<std::size_t>(graph.begin_.back()));
-#pragma omp parallel for schedule(static) if (n >= kParallelSize)
-    for (Index u = 0; u < n; ++u) {
-      Neighbour* next = graph.neighbours_.data() + graph.begin_[at(u)];
-      for (Index v = 0; v < n; ++v) {
-        if (v == u) continue;
-        const float w = weight(u, v);
-        if (w != 0) *next++ = {v, w};
-      }
-    }
-    graph.add_up();
-    return graph;
-  }
-};
 
 Graph Graph::from_matrix(std::span<const float> weights, Index n) {
   check_matrix_size("matrix of weights", weights.size(), n);
