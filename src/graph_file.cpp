@@ -399,10 +399,9 @@ class TensorFile {
   std::vector<std::int64_t> whole_numbers(const char* name) const {
     const StoredTensor& stored = tensor(name, 1);
     std::vector<std::int64_t> values(at(stored.shape[0]));
-    if (values.empty()) return values;
     const std::byte* from = map_.data + stored.begin;
     if (stored.dtype == DType::i64) {
-      std::memcpy(values.data(), from, values.size() * sizeof(std::int64_t));
+      if (!values.empty()) std::memcpy(values.data(), from, values.size() * sizeof(std::int64_t));
     } else if (stored.dtype == DType::i32) {
       for (std::size_t i = 0; i < values.size(); ++i) {
         std::int32_t value = 0;
@@ -440,8 +439,9 @@ Graph read_matrix(const fs::path& file, const TensorFile& tensors) {
   if (stored.shape[0] != stored.shape[1] || stored.shape[0] > kMostVertices) {
     tensors.fail(stored, fmt::format("shape is {}, expected (n, n)", shape_text(stored.shape)));
   }
+  const std::vector<float> weights = tensors.weights(2);
   try {
-    return Graph::from_matrix(tensors.weights(2), static_cast<Index>(stored.shape[0]));
+    return Graph::from_matrix(weights, static_cast<Index>(stored.shape[0]));
   } catch (const Error& error) {
     refuse(file, error.what());  // the file's fault, not the caller's
   }

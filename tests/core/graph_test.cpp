@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "gemm.h"
+#include "icd/axis_facts.h"
 #include "icd/error.h"
 #include "icd/random.h"
 
@@ -201,6 +203,102 @@ RC_GTEST_PROP(CorrelationGraph, KeepsWhatIsAmongTheHeaviestOfEitherEnd, ()) {
       RC_ASSERT(graph.weight(u, v) == (kept ? weight(u, v) : 0.0F));
     }
   }
+}
+
+/// Bits at random, member by member of another density; some members are never active.
+Activity random_activity(Index n, std::int64_t tokens, std::uint64_t seed) {
+  Random random(seed);
+  Activity activity{.tokens = tokens, .size = n, .bits = {}};
+  activity.bits.resize(static_cast<std::size_t>(n * activity.words()));
+  for (Index member = 0; member < n; ++member) {
+    const double share = member % 5 == 4 ? 0 : random.uniform();
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      if (random.uniform() >= share) continue;
+      activity.bits[static_cast<std::size_t>(member * activity.words() + token / 64)] |=
+          std::uint64_t{1} << (token % 64);
+    }
+  }
+  return activity;
+}
+
+RC_GTEST_PROP(CoactivationGraph, HoldsTheLiftWhereItIsPositive, ()) {
+  const auto n = *rc::gen::inRange<Index>(0, 70);
+  const auto tokens = *rc::gen::inRange<std::int64_t>(1, 200);
+  const Activity activity = random_activity(n, tokens, *rc::gen::arbitrary<std::uint64_t>());
+  const auto is_active = [&](Index member, std::int64_t token) {
+    const auto word = static_cast<std::size_t>(member * activity.words() + token / 64);
+    return (activity.bits[word] >> (token % 64) & 1) != 0;
+  };
+  const Graph graph = coactivation_graph(activity);
+  RC_ASSERT(graph.size() == n);
+  for (Index u = 0; u < n; ++u) {
+    for (Index v = 0; v < n; ++v) {
+      std::int64_t of_u = 0;
+      std::int64_t of_v = 0;
+      std::int64_t both = 0;
+      for (std::int64_t token = 0; token < tokens; ++token) {
+        of_u += is_active(u, token) ? 1 : 0;
+        of_v += is_active(v, token) ? 1 : 0;
+        both += is_active(u, token) && is_active(v, token) ? 1 : 0;
+      }
+      const double lift =
+          both == 0 ? 0 : static_cast<double>(both * tokens) / static_cast<double>(of_u * of_v) - 1;
+      RC_ASSERT(graph.weight(u, v) == (u == v || lift <= 0 ? 0.0F : static_cast<float>(lift)));
+    }
+  }
+}
+
+TEST(CoactivationGraph, RefusesBitsOfAnotherSize) {
+  Activity activity = random_activity(3, 100, 1);
+  activity.bits.pop_back();
+  EXPECT_EQ(refusal([&] { coactivation_graph(activity); }),
+            "activity: has 5 words, expected (3, 2)");
+}
+
+TEST(SharedAccessGraph, CountsTheTilesThatHaveBoth) {
+  const std::vector<Index> tiles = {2, 3, 8};
+  const Graph graph = shared_access_graph(7, tiles);
+  EXPECT_EQ(graph.weight(0, 1), 3);  // [0, 2), [0, 3), [0, 8)
+  EXPECT_EQ(graph.weight(1, 2), 2);  // [0, 3), [0, 8)
+  EXPECT_EQ(graph.weight(2, 3), 2);  // [2, 4), [0, 8)
+  EXPECT_EQ(graph.weight(0, 6), 1);
+  EXPECT_EQ(shared_access_graph(7, std::vector<Index>{3}).edges(), 3 + 3);
+  EXPECT_EQ(shared_access_graph(4, {}).edges(), 0);
+  EXPECT_EQ(refusal([] {
+              shared_access_graph(7, std::vector<Index>{4, 0});
+            }),
+            "tiles: one is 0 members wide, expected at least 1");
+}
+
+/// Beyond the size from which threads share the work.
+TEST(Graph, OfManyVerticesIsTheSameOnAnyNumberOfThreads) {
+  const Index n = 700;
+  const auto weights = random_weights(n, 0.3, 5);
+  const auto rows_on = [&](int threads) {
+    const ThreadScope scope(threads);
+    const Graph graph = Graph::from_matrix(weights, n);
+    std::vector<double> rows = {graph.total_weight()};
+    for (Index u = 0; u < n; ++u) {
+      rows.push_back(graph.strength(u));
+      for (const Neighbour& next : graph.neighbours(u)) {
+        rows.push_back(next.vertex);
+        rows.push_back(next.weight);
+      }
+    }
+    return rows;
+  };
+  const auto one = rows_on(1);
+  EXPECT_EQ(
+      one.size(),
+      std::count_if(weights.begin(), weights.end(), [](float weight) { return weight != 0; }) * 2 +
+          n + 1u);
+  EXPECT_EQ(one, rows_on(3));
+
+  auto broken = weights;
+  broken[600 * 700 + 650] = 0.5F;
+  broken[650 * 700 + 600] = 0.25F;
+  broken[10 * 700 + 690] = kNan;
+  EXPECT_THAT(refusal([&] { Graph::from_matrix(broken, n); }), HasSubstr("between 10 and 690"));
 }
 
 }  // namespace
