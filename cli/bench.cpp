@@ -15,6 +15,7 @@
 #include "icd/random.h"
 #include "icd/synthetic.h"
 #include "pipeline.h"
+#include "plan_options.h"
 
 namespace icd::cli {
 namespace {
@@ -113,7 +114,7 @@ int run_rewrite(const Options& options, Context& context) {
   const LoadedModel model = load_model(chosen, context);
   PlanOptions plan_options;
   plan_options.solver = "random";
-  plan_options.data_free = true;
+  plan_options.graph.data_free = true;
   const Plan plan = plan_for(model, plan_options, {}, "", context);
   const TensorMoves moves = expand(model.checkpoint, model.layout, plan.groups);
 
