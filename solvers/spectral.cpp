@@ -7,6 +7,7 @@
 
 #include "icd/random.h"
 #include "solvers.h"
+#include "traversal.h"
 
 namespace icd {
 namespace {
@@ -31,27 +32,6 @@ void add(Values& x, double factor, const Values& y) {
 
 void scale(Values& x, double factor) {
   for (double& value : x) value *= factor;
-}
-
-/// The vertices of each connected component, ascending; components by their lowest vertex.
-std::vector<std::vector<Index>> components(const Graph& graph) {
-  std::vector<std::vector<Index>> found;
-  std::vector<bool> seen(at(graph.size()), false);
-  for (Index root = 0; root < graph.size(); ++root) {
-    if (seen[at(root)]) continue;
-    seen[at(root)] = true;
-    std::vector<Index> walk = {root};
-    for (std::size_t head = 0; head < walk.size(); ++head) {
-      for (const Neighbour& next : graph.neighbours(walk[head])) {
-        if (seen[at(next.vertex)]) continue;
-        seen[at(next.vertex)] = true;
-        walk.push_back(next.vertex);
-      }
-    }
-    std::sort(walk.begin(), walk.end());
-    found.push_back(std::move(walk));
-  }
-  return found;
 }
 
 /// D^-1/2 W D^-1/2 of one component, whose vertices have the places 0, 1, ...
