@@ -39,7 +39,7 @@ int run(const Options& options, Context& context) {
   std::shared_ptr<const Graph> graph;
   std::string words;
   with_evidence(
-      model, options.graph, options.tokens, options.statistics, context,
+      model, model.layout, options.graph, options.tokens, options.statistics, context,
       [&](const EvidenceSource& source) {
         words = evidence_in_words(request, source);
         source.gather(
