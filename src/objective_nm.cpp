@@ -14,6 +14,7 @@
 #include "icd/error.h"
 #include "icd/objective.h"
 #include "plain_search.h"
+#include "readers.h"
 #include "row_kernels.h"
 #include "row_search.h"
 
@@ -31,32 +32,14 @@ std::string pattern_text(const ObjectiveOptions& options) {
   return fmt::format("--pattern {}:{}", options.kept, options.of);
 }
 
-/// The columns that a member has in every matrix that reads it.
-Index run_of(const AxisFacts& facts) {
-  if (facts.readers.empty()) {
-    throw Error(ErrorCode::usage,
-                "axis: no matrix reads it, expected one whose columns N:M sparsity prunes");
-  }
-  const Reader& first = facts.readers.front();
-  for (const Reader& reader : facts.readers) {
-    if (reader.run != first.run) {
-      throw Error(ErrorCode::usage,
-                  fmt::format("axis: a member has {} columns in '{}' and {} in '{}', expected the "
-                              "same number in both",
-                              first.run, first.tensor, reader.run, reader.tensor));
-    }
-  }
-  return first.run;
-}
-
 /// Members in a block of M columns; all of them if the order of members changes no block.
-Blocks blocks_of(const AxisFacts& facts, const ObjectiveOptions& options, Index run) {
+Blocks blocks_of(const AxisFacts& facts, const ObjectiveOptions& options) {
   if (options.kept < 1 || options.kept >= options.of || options.of > kMostOf) {
     throw Error(ErrorCode::usage, fmt::format("{}: expected N:M with 1 <= N < M <= {}",
                                               pattern_text(options), kMostOf));
   }
-  if (run % options.of == 0) return {std::max<Index>(1, facts.size)};
-  if (options.of % run == 0) return {options.of / run};
+  const Index run = columns_of_a_member(facts);
+  if (const auto blocks = blocks_of_members(facts.size, options.of, run)) return *blocks;
   throw Error(ErrorCode::usage, fmt::format("{}: M is {}, expected a multiple or a divisor of the "
                                             "{} columns that a member has",
                                             pattern_text(options), options.of, run));
@@ -74,27 +57,25 @@ class Saliencies {
   }
 
  private:
-  void read(const Reader& reader, Index columns, Saliency saliency, bool has_inputs, Index row);
+  void read(const Reader& reader, Index columns, Saliency saliency, bool reads_inputs, Index row);
 
   Index rows_ = 0;
   FloatBuffer values_;
 };
 
 Saliencies::Saliencies(const AxisFacts& facts, Saliency saliency, Index columns) {
-  const bool has_inputs =
-      std::all_of(facts.readers.begin(), facts.readers.end(),
-                  [](const Reader& reader) { return !reader.input_square.empty(); });
+  const bool reads_inputs = saliency != Saliency::magnitude && has_inputs(facts);
   for (const Reader& reader : facts.readers) rows_ += reader.rows;
   rows_ = (rows_ + kRowGroup - 1) / kRowGroup * kRowGroup;
   values_.resize(at(columns) * at(rows_));
   Index row = 0;
   for (const Reader& reader : facts.readers) {
-    read(reader, columns, saliency, has_inputs && saliency != Saliency::magnitude, row);
+    read(reader, columns, saliency, reads_inputs, row);
     row += reader.rows;
   }
 }
 
-void Saliencies::read(const Reader& reader, Index columns, Saliency saliency, bool has_inputs,
+void Saliencies::read(const Reader& reader, Index columns, Saliency saliency, bool reads_inputs,
                       Index row) {
   const std::vector<float>& weights = *reader.weights;
   const std::size_t width = at(columns);
@@ -103,22 +84,11 @@ void Saliencies::read(const Reader& reader, Index columns, Saliency saliency, bo
   std::vector<double> row_sums(at(reader.rows), 0.0);
   for (std::size_t i = 0; i < weights.size(); ++i) {
     const double w = std::fabs(double{weights[i]});
-    if (!std::isfinite(w)) {
-      throw Error(ErrorCode::input,
-                  fmt::format("tensor '{}': the weight at ({}, {}) is {}, expected a number",
-                              reader.tensor, i / width, i % width, weights[i]));
-    }
     column_sums[i % width] += w;
     row_sums[i / width] += w;
   }
   std::vector<double> factor(width, 1.0);
-  for (std::size_t c = 0; has_inputs && c < width; ++c) {
-    if (!(reader.input_square[c] >= 0) || !std::isfinite(reader.input_square[c])) {
-      throw Error(ErrorCode::input,
-                  fmt::format("tensor '{}': the mean square of input {} is {}, expected a number "
-                              "that is not negative",
-                              reader.tensor, c, reader.input_square[c]));
-    }
+  for (std::size_t c = 0; reads_inputs && c < width; ++c) {
     const double rms = std::sqrt(double{reader.input_square[c]});
     factor[c] = saliency == Saliency::ria ? std::sqrt(rms) : rms;
   }
@@ -249,8 +219,8 @@ class NmProblem final : public FactsProblem {
 
   Index kept_;
   Index of_;
-  Index run_;
   Blocks blocks_;
+  Index run_;
   Saliencies saliencies_;
   std::vector<double> totals_;  // (n)
   double total_;
@@ -260,8 +230,8 @@ NmProblem::NmProblem(const AxisFacts& facts, const ObjectiveOptions& options)
     : FactsProblem(facts),
       kept_(options.kept),
       of_(options.of),
-      run_(run_of(facts)),
-      blocks_(blocks_of(facts, options, run_)),
+      blocks_(blocks_of(facts, options)),
+      run_(columns_of_a_member(facts)),
       saliencies_(facts, options.saliency, facts.size * run_),
       totals_(at(facts.size), 0.0) {
   for (Index c = 0; c < facts.size * run_; ++c) {
@@ -359,6 +329,7 @@ std::unique_ptr<ExchangeSearch> NmProblem::search(const Permutation& from) const
 // Cost    of a search O(n^2 rows) to begin with, then O(M n rows + n^2) a round of exchanges;
 //         4 n^2 + 8 n rows bytes.
 std::unique_ptr<Problem> nm_problem(const AxisFacts& facts, const ObjectiveOptions& options) {
+  check_numbers(facts);
   return std::make_unique<NmProblem>(facts, options);
 }
 

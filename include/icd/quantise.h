@@ -13,6 +13,7 @@ struct GroupFormat {
   std::string_view summary;  ///< its line in `icd objectives`
   Index group;               ///< weights that share a scale, unless told otherwise
   bool is_fixed;             ///< the format has no other group
+  bool is_asymmetric;        ///< the scale is of the range, not of the largest magnitude
   int element_bits;
   int group_bits;           ///< of the scale, and the zero if there is one
   float largest_of_tensor;  ///< what the largest weight of a tensor becomes; 0: no tensor scale

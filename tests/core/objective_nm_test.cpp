@@ -299,7 +299,6 @@ TEST(ObjectiveNm, RefusesWeightsAndInputsThatAreNoNumbers) {
   Reader bad = reader(1, {1, 2, 3, 4});
   bad.input_square = {1, -1, 1, 1};
   EXPECT_THROW(nm_problem(facts(4, {bad}), {}), Error);
-  EXPECT_NO_THROW(nm_problem(facts(4, {bad}), {.saliency = Saliency::magnitude}));
 }
 
 }  // namespace
