@@ -39,17 +39,18 @@ void check_weight(Index u, Index v, float weight) {
   }
 }
 
-float weight_of(float correlation, EdgeWeight weight) {
-  if (std::isnan(correlation)) return 0;
+/// Calls use(weight_of), where weight_of(r) is the weight of a correlation that is a number.
+template <typename Use>
+Graph with_weight_of(EdgeWeight weight, const Use& use) {
   switch (weight) {
     case EdgeWeight::absolute:
-      return std::fabs(correlation);
+      break;
     case EdgeWeight::squared:
-      return correlation * correlation;
+      return use([](float r) { return r * r; });
     case EdgeWeight::relu:
-      return std::max(correlation, 0.0F);
+      return use([](float r) { return std::max(r, 0.0F); });
   }
-  return 0;
+  return use([](float r) { return std::fabs(r); });
 }
 
 /// Visits the pairs u < v with u in the rows [top, top + kTile). Half of the reads of a comparison
@@ -71,7 +72,8 @@ void check_matrix(Index n, const Weight& weight) {
 #pragma omp parallel for schedule(dynamic) reduction(&& : is_fit) if (n >= kParallelSize)
   for (Index top = 0; top < n; top += kTile) {
     for_pairs(n, top, [&](Index u, Index v) {
-      is_fit = is_fit && is_weight(weight(u, v)) && weight(u, v) == weight(v, u);
+      const float one = weight(u, v);
+      is_fit = is_fit && is_weight(one) && one == weight(v, u);
     });
   }
   if (is_fit) return;
@@ -202,12 +204,15 @@ float Graph::weight(Index u, Index v) const noexcept {
 Graph correlation_graph(std::span<const float> correlation, Index n,
                         const CorrelationGraphOptions& options) {
   check_matrix_size("matrix of correlations", correlation.size(), n);
-  const auto weight = [&](Index u, Index v) {
-    return weight_of(correlation[at(u) * at(n) + at(v)], options.weight);
-  };
-  check_matrix(n, weight);
-  if (options.top_k <= 0 || options.top_k >= n - 1) return GraphBuilder::of_matrix(n, weight);
-  return Graph::from_edges(n, heaviest_edges(weight, n, options.top_k));
+  return with_weight_of(options.weight, [&](const auto& weight_of) {
+    const auto weight = [&](Index u, Index v) {
+      const float r = correlation[at(u) * at(n) + at(v)];
+      return std::isnan(r) ? 0.0F : weight_of(r);
+    };
+    check_matrix(n, weight);
+    if (options.top_k <= 0 || options.top_k >= n - 1) return GraphBuilder::of_matrix(n, weight);
+    return Graph::from_edges(n, heaviest_edges(weight, n, options.top_k));
+  });
 }
 
 Graph coactivation_graph(const Activity& activity) {
