@@ -67,14 +67,19 @@ void print(const std::vector<Assessment>& table, Terminal& terminal) {
   terminal.print("{:12} {:10} {:>7} {:>9} {:>9} {:>9}  {}", "objective", "kind", "groups",
                  "present", "random", "solved", "worth it?");
   for (const Assessment& row : table) {
-    if (!row.why_not.empty()) {
-      terminal.print("{:12} {:10} {:>7} {:>9} {:>9} {:>9}  {}", row.objective->name, row.kind, "",
-                     "", "", "", in_words(row));
-      continue;
+    const std::string_view name = row.objective->name;
+    if (row.why_not.empty()) {
+      terminal.print("{:12} {:10} {:7} {:9.4f} {:9.4f} {:9.4f}  {}", name, row.kind, row.groups,
+                     row.present.told(), row.random.told(), row.solved.told(), in_words(row));
+    } else {
+      terminal.print("{:12} {:10} {:>37}  {}", name, row.kind, "", in_words(row));
     }
-    terminal.print("{:12} {:10} {:7} {:9.4f} {:9.4f} {:9.4f}  {}", row.objective->name, row.kind,
-                   row.groups, row.present.told(), row.random.told(), row.solved.told(),
-                   in_words(row));
+  }
+  const Objective* last = nullptr;
+  for (const Assessment& row : table) {
+    if (worth(row) == Worth::nothing || row.objective == last) continue;
+    last = row.objective;
+    terminal.print("{} buys {}", last->name, last->buys);
   }
 }
 

@@ -1,5 +1,4 @@
 // icd calibrate --model X -o STATS.safetensors
-#include <algorithm>
 #include <memory>
 
 #include "commands.h"
@@ -39,8 +38,7 @@ int run(const Options& options, Context& context) {
   const TokenSplit split =
       split_tokens(source.ids, options.tokens.length, options.tokens.limit, options.tokens.heldout);
   CalibrationOptions calibration;
-  const std::vector<std::string>& kinds = options.groups.groups;
-  if (std::find(kinds.begin(), kinds.end(), "all") == kinds.end()) calibration.kinds = kinds;
+  if (!options.groups.takes_all()) calibration.kinds = options.groups.groups;
   if (!options.groups.layers.empty()) {
     for (const AxisGroup* group :
          groups_of(model.layout, model.layout.kinds(), options.groups.layer_list())) {

@@ -61,7 +61,7 @@ int run(bool as_json, Terminal& terminal) {
     terminal.print("  buys    {}", each.buys);
     terminal.print("  source  {}", each.source);
   }
-  terminal.print("formats of quant (--format)");
+  terminal.print("formats of quant (--quant-format)");
   for (const GroupFormat& format : all_group_formats()) {
     terminal.print("  {:10} {}; {:.2f} bits a weight, {} a scale{}", format.name, format.summary,
                    format.bits(format.group), format.group,

@@ -78,10 +78,13 @@ void GroupOptions::add_to(CLI::App& command) {
       ->type_name("L");
 }
 
+bool GroupOptions::takes_all() const {
+  return std::find(groups.begin(), groups.end(), "all") != groups.end();
+}
+
 std::vector<std::string> GroupOptions::kinds(const Layout& layout) const {
   if (groups.empty()) return channel_kinds(layout);
-  const bool takes_all = std::find(groups.begin(), groups.end(), "all") != groups.end();
-  return takes_all ? layout.kinds() : groups;
+  return takes_all() ? layout.kinds() : groups;
 }
 
 std::vector<Index> GroupOptions::layer_list() const {
@@ -109,7 +112,7 @@ void ObjectiveChoice::add_details_to(CLI::App& command) {
       ->type_name("S")
       ->check(CLI::IsMember({"magnitude", "wanda", "ria"}))
       ->capture_default_str();
-  command.add_option("--format", format, "of quant (`icd objectives` lists them)")
+  command.add_option("--quant-format", format, "of quant (`icd objectives` lists them)")
       ->type_name("F")
       ->capture_default_str();
   command
@@ -239,6 +242,7 @@ PlanRequest PlanOptions::request(const LoadedModel& model) const {
   PlanRequest request;
   request.kinds = groups.kinds(model.layout);
   request.layers = groups.layer_list();
+  request.leave_out = groups.takes_all();
   request.objective = &objective.chosen();
   request.options = objective.options(*request.objective, model);
   request.solver = find_solver(solver == "auto" ? request.objective->solver : solver);

@@ -19,6 +19,7 @@ struct GroupOptions {
   std::vector<std::string> layers = {};  ///< "0-5", "8"; empty: all
 
   void add_to(CLI::App& command);
+  bool takes_all() const;
   std::vector<std::string> kinds(const Layout& layout) const;
   std::vector<Index> layer_list() const;
 };

@@ -118,17 +118,18 @@ Worth worth(const Assessment& assessment) noexcept {
 
 std::string in_words(const Assessment& assessment) {
   if (!assessment.why_not.empty()) return fmt::format("not assessed: {}", assessment.why_not);
-  const Objective& objective = *assessment.objective;
+  if (!assessment.objective->alters_result) {
+    return "no: nothing is kept, fetched or rounded otherwise";
+  }
   const double percent = 100 * assessment.gap_closed();
   const std::string won = fmt::format("closes {:.1f} % of the gap to a perfect score", percent);
-  if (!objective.alters_result) return fmt::format("no: {}", objective.buys);
   switch (worth(assessment)) {
     case Worth::nothing:
-      return percent > 0 ? fmt::format("no: {}", won) : "no: it does not beat the order as it is";
+      return percent > 0 ? "no: " + won : "no: it does not beat the order as it is";
     case Worth::little:
-      return fmt::format("a little: {}; {}", won, objective.buys);
+      return "a little: " + won;
     case Worth::yes:
-      return fmt::format("yes: {}; {}", won, objective.buys);
+      return "yes: " + won;
   }
   return "";
 }

@@ -160,17 +160,25 @@ class Maker {
   std::vector<Task> tasks_;
 };
 
+/// Refuses groups of which the objective says nothing, or leaves them out with a warning a kind.
 void check(const PlanRequest& request, const Checkpoint& checkpoint, const Layout& layout,
-           const std::vector<const AxisGroup*>& groups, const EvidenceSource& source) {
+           std::vector<const AxisGroup*>& groups, const EvidenceSource& source,
+           Progress& progress) {
   if (!source.gather) return;
-  for (const AxisGroup* group : groups) {
+  std::string last_kind;
+  const auto says_nothing = [&](const AxisGroup* group) {
     const std::string reason = why_not(*request.objective, checkpoint, layout, *group, source);
-    if (reason.empty()) continue;
-    throw Error(ErrorCode::usage,
-                fmt::format("--objective {}: says nothing of {}: {}", request.objective->name,
-                            group->name, reason),
-                "`icd objectives` says what each reads");
-  }
+    if (reason.empty()) return false;
+    const std::string message = fmt::format("objective {}: says nothing of {}: {}",
+                                            request.objective->name, group->name, reason);
+    if (!request.leave_out) {
+      throw Error(ErrorCode::usage, "--" + message, "`icd objectives` says what each reads");
+    }
+    if (group->kind != last_kind) progress.warn(message + "; left as it is");
+    last_kind = group->kind;
+    return true;
+  };
+  std::erase_if(groups, says_nothing);
 }
 
 }  // namespace
@@ -239,7 +247,7 @@ Plan make_plan(const Checkpoint& checkpoint, const Layout& layout, const PlanReq
       .scores = {}};
   Maker maker(request, source, plan, progress);
   auto groups = groups_of(layout, request.kinds, request.layers);
-  check(request, checkpoint, layout, groups, source);
+  check(request, checkpoint, layout, groups, source, progress);
   if (request.joint) {
     const std::vector<Nest> nests = nests_of(checkpoint, layout, groups);
     if (nests.empty()) {

@@ -9,7 +9,7 @@ namespace icd {
 
 /// A number format in which a group of weights shares a scale, as a row of a table.
 struct GroupFormat {
-  std::string_view name;     ///< what follows --format
+  std::string_view name;     ///< what follows --quant-format
   std::string_view summary;  ///< its line in `icd objectives`
   Index group;               ///< weights that share a scale, unless told otherwise
   bool is_fixed;             ///< the format has no other group
