@@ -17,7 +17,7 @@ constexpr int kShuffles = 3;
 // that is worth more than any number of starts.
 constexpr Index kKicked = 256;
 constexpr std::int64_t kKickSteps = std::int64_t{1} << 23;  // over all kicks, times members
-constexpr int kMostInVain = 200;                            // one after the other
+constexpr int kMostInVain = 400;                            // one after the other
 constexpr Index kMembersAKick = 32;                         // for each pair
 
 /// The best order so far.

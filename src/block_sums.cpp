@@ -46,13 +46,12 @@ void BlockSums::refresh() {
   std::vector<double> row(at(count()));
   std::vector<Index> block(member_.size());
   for (Index v = 0; v < size(); ++v) block[at(v)] = block_of(v);
-  for (Index v = 0; v < size(); ++v) {
+  for (Index p = 0; p < size(); ++p) {  // by place, so that sums are written side by side
     std::fill(row.begin(), row.end(), 0.0);
-    for (const Neighbour& next : graph_.neighbours(v)) {
+    for (const Neighbour& next : graph_.neighbours(member_[at(p)])) {
       row[at(block[at(next.vertex)])] += double{next.weight};
     }
-    const Index place = place_[at(v)];
-    for (Index b = 0; b < count(); ++b) sums_of(b)[place] = static_cast<float>(row[at(b)]);
+    for (Index b = 0; b < count(); ++b) sums_of(b)[p] = static_cast<float>(row[at(b)]);
   }
   for (Index b = 0; b < count(); ++b) settle(b);
   std::fill(bounded_at_.begin(), bounded_at_.end(), -1);
