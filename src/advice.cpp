@@ -102,10 +102,8 @@ struct Task {
 }  // namespace
 
 double Assessment::gap_closed() const noexcept {
-  const bool higher = objective->direction == Direction::higher;
-  const double gap = higher ? 1 - present.told() : present.told();
-  const double won = higher ? solved.told() - present.told() : present.told() - solved.told();
-  return gap > 0 ? won / gap : 0;
+  const double gap = objective->perfect - present.told();
+  return gap != 0 ? (solved.told() - present.told()) / gap : 0;
 }
 
 Worth worth(const Assessment& assessment) noexcept {

@@ -54,7 +54,7 @@ struct Assessment {
   std::string why_not = {};  ///< not empty: the objective says nothing here, and why
 
   /// How much of the way from the present order's score to a perfect one the solver goes, on
-  /// held-out tokens where there are any; a perfect score is 1, or 0 if lower is better.
+  /// held-out tokens where there are any.
   double gap_closed() const noexcept;
 };
 

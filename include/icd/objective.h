@@ -54,6 +54,7 @@ struct Objective {
   std::string_view name;     ///< what follows --objective
   std::string_view summary;  ///< its line in `icd objectives`
   Direction direction;
+  double perfect;         ///< a score that no order can better
   std::string_view unit;  ///< of the score: "share of the weight", ...
   Needs needs;
   Takes takes;

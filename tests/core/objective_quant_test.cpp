@@ -231,12 +231,12 @@ TEST(ObjectiveQuant, RefusesInOneLineWhatDoesNotFit) {
   EXPECT_THAT(refusal(facts, {}), HasSubstr("axis: no matrix reads it"));
   facts.readers = {reader(1, {1, 2, 3, 4, 5, 6}, 3)};
   EXPECT_THAT(refusal(facts, {.format = "int3"}),
-              HasSubstr("--format int3: no such format, expected one of int8, int4"));
+              HasSubstr("--quant-format int3: no such format, expected one of int8, int4"));
   EXPECT_THAT(refusal(facts, {.format = "q4_0", .group = 64}),
-              HasSubstr("--group 64: q4_0 has groups of 32"));
-  EXPECT_THAT(refusal(facts, {.group = -1}), HasSubstr("--group -1: expected 1 or more"));
+              HasSubstr("--group-size 64: q4_0 has groups of 32"));
+  EXPECT_THAT(refusal(facts, {.group = -1}), HasSubstr("--group-size -1: expected 1 or more"));
   EXPECT_THAT(refusal(facts, {.group = 128}),
-              HasSubstr("--group 128: expected a multiple or a divisor of the 3 columns"));
+              HasSubstr("--group-size 128: expected a multiple or a divisor of the 3 columns"));
   facts.readers = {reader(1, {1, std::numeric_limits<float>::infinity()})};
   EXPECT_THAT(refusal(facts, {}), HasSubstr("tensor 'w.weight': the weight at (0, 1) is inf"));
   facts.readers = {reader(1, {1, 1e37F})};
