@@ -162,21 +162,20 @@ constexpr std::array kObjectives = {
               .alters_result = true,
               .buys = "GPTQ with act-order and contiguous groups: no g_idx look-up at run time",
               .problem = act_order_problem},
-    Objective{
-        .name = "block-skip",
-        .summary = "tiles in which no member is active for a token",
-        .direction = Direction::higher,
-        .perfect = 1,
-        .unit = "share of the tiles, over tokens",
-        .needs = {.activity = true},
-        .takes = {},
-        .block = 32,
-        .solver = "swap",
-        .source =
-            "Z. Xue et al., PowerInfer-2, 2024; co-activation: T. Wang et al., Neuralink, 2024",
-        .alters_result = true,
-        .buys = "tiles that a kernel may skip, where one exists that skips",
-        .problem = block_skip_problem},
+    Objective{.name = "block-skip",
+              .summary = "tiles in which no member is active for a token",
+              .direction = Direction::higher,
+              .perfect = 1,
+              .unit = "share of the tiles, over tokens",
+              .needs = {.activity = true},
+              .takes = {},
+              .block = 32,
+              .solver = "swap",
+              .source = "thresholds: TEAL, arXiv 2408.14690; order by co-activation: Ripple, arXiv "
+                        "2410.19274",
+              .alters_result = true,
+              .buys = "tiles that a kernel may skip, where one exists that skips",
+              .problem = block_skip_problem},
 };
 
 }  // namespace

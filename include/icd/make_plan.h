@@ -20,6 +20,7 @@ namespace icd {
 struct PlanRequest {
   std::vector<std::string> kinds = {"inner"};  ///< kinds of axis groups
   std::vector<Index> layers = {};              ///< only groups of these layers; empty: all groups
+  bool leave_out = false;  ///< groups of which the objective says nothing, instead of refusing
   const Objective* objective = nullptr;
   ObjectiveOptions options = {};  ///< groups below four blocks get blocks of a quarter of theirs
   const Solver* solver = nullptr;
