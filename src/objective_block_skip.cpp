@@ -180,7 +180,6 @@ std::unique_ptr<ExchangeSearch> BlockSkipProblem::search(const Permutation& from
 }  // namespace
 
 // Source  T. Wang et al., Ripple, arXiv 2410.19274 (ASPLOS 2025), and Y. Song et al., PowerInfer,
-// et
 //         SOSP 2024, place neurons by when they are active; here for tiles of equal size.
 // Cost    of a search O(n tokens) a tile to begin with and after each exchange, O(n^2) a round;
 //         4 n^2 + 4 n tokens bytes. The start is O(n^2 tokens / 64).

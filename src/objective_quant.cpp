@@ -286,8 +286,13 @@ class QuantProblem final : public FactsProblem {
     return share(change);
   }
 
-  /// A sort by how large weights are puts like scales together.
-  Permutation greedy() const override { return sorted_by_falling(keys()); }
+  /// A sort by how large weights are puts like scales together. Elements that are floats bring
+  /// scales of their own: with them the sort can be worse than what is there.
+  Permutation greedy() const override {
+    Permutation sorted = sorted_by_falling(keys());
+    Permutation identity = Permutation::identity(size());
+    return score(sorted) < score(identity) ? sorted : identity;
+  }
   std::vector<double> keys() const override { return errors_.root_mean_squares(); }
 
   std::unique_ptr<ExchangeSearch> search(const Permutation& from) const override {

@@ -279,6 +279,7 @@ std::string machine() {
 
 int main(int argc, char** argv) {
   std::vector<std::uint64_t> seeds = {1, 2, 3, 4, 5, 6, 7, 8};
+  std::pair<Index, Index> size = {2560, 5120};
   double random_seconds = 120;
   std::string model;
   std::string kind = "inner";
@@ -288,7 +289,8 @@ int main(int argc, char** argv) {
 
   CLI::App app("2:4: retained saliency by order of columns");
   app.add_flag("--small", is_small, "128 x 64 Gaussians, one a seed");
-  app.add_flag("--large", is_large, "a 2560 x 5120 Gaussian, of the first seed");
+  app.add_flag("--large", is_large, "one large Gaussian, of the first seed");
+  app.add_option("--size", size, "rows and columns of the large case");
   app.add_option("--seeds", seeds, "of the Gaussians");
   app.add_option("--random-seconds", random_seconds, "CPU seconds for random swaps, large case");
   app.add_option("--model", model, "a checkpoint, group by group");
@@ -311,7 +313,8 @@ int main(int argc, char** argv) {
     }
   }
   if (is_large) {
-    result["cases"].push_back(gaussian_case(2560, 5120, seeds.front(), random_seconds, false));
+    result["cases"].push_back(
+        gaussian_case(size.first, size.second, seeds.front(), random_seconds, false));
   }
   if (!model.empty()) result["cases"].push_back(model_case(model, kind));
   if (!out.empty()) std::ofstream(out) << result.dump(2) << '\n';

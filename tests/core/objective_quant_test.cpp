@@ -133,6 +133,9 @@ TEST(ObjectiveQuant, IsTheErrorOfGroupsOfTheFormat) {
               (0.09 + std::pow(0.4 / 7 - 0.04, 2) - 0.16 - 0.0016) / square, 1e-7);
   EXPECT_EQ(problem->swap_delta(identity, 0, 1), 0);
   EXPECT_THAT(problem->greedy().gather(), ElementsAre(0, 2, 1, 3));
+  // By size 0, 2, 1, 3, but neighbours have their large weights in the same row.
+  facts.readers = {reader(2, {14, 12, 0.04F, 0.04F, 0.04F, 0.04F, 13, 11.142857F})};
+  EXPECT_TRUE(quant_problem(facts, {.format = "int4", .group = 2})->greedy().is_identity());
 }
 
 RC_GTEST_PROP(ObjectiveQuant, IsWhatANaiveLoopGives, ()) {
@@ -149,6 +152,13 @@ RC_GTEST_PROP(ObjectiveQuant, ChangesBySwapDeltaUnderASwap, ()) {
   const auto j = *rc::gen::inRange<Index>(0, any.order.size());
   const double change = problem->score(exchanged(any.order, i, j)) - problem->score(any.order);
   RC_ASSERT(std::fabs(problem->swap_delta(any.order, i, j) - change) < 1e-12);
+}
+
+RC_GTEST_PROP(ObjectiveQuant, StartIsNoWorseThanTheIdentity, ()) {
+  const Case any = any_case(*rc::gen::arbitrary<bool>());
+  const auto problem = quant_problem(any.facts, any.options);
+  RC_ASSERT(problem->score(problem->greedy()) <=
+            problem->score(Permutation::identity(any.facts.size)));
 }
 
 RC_GTEST_PROP(ObjectiveQuant, SearchNeverEndsWorseThanItBegan, ()) {
