@@ -144,7 +144,7 @@ void add_advise(CLI::App& app, Action& action) {
   options->tokens.add_to(command);
   command.add_option("--seed", options->seed, "the only source of randomness")
       ->type_name("N")
-      ->check(CLI::Range(std::uint64_t{0}, static_cast<std::uint64_t>(INT64_MAX)))
+      ->check(CLI::Range(std::uint64_t{0}, static_cast<std::uint64_t>(INT64_MAX)).description(""))
       ->capture_default_str();
   add_threads_option(command);
   command.add_flag("--json", options->json, "one JSON object on standard output");

@@ -99,7 +99,7 @@ void add_calibrate(CLI::App& app, Action& action) {
       .add_option("--active", options->active,
                   "keep who is active too: the share of a token's channels that counts")
       ->type_name("X")
-      ->check(CLI::Range(1e-6, 1.0));
+      ->check(CLI::Range(1e-6, 1.0).description(""));
   command.add_option("-o,--output", options->output, "the statistics file to write")
       ->required()
       ->type_name("STATS");

@@ -164,15 +164,15 @@ void TokenOptions::add_to(CLI::App& command) {
       ->type_name("FILE");
   command.add_option("--length", length, "tokens in a sequence")
       ->type_name("N")
-      ->check(CLI::Range(2, 1 << 20))
+      ->check(CLI::Range(2, 1 << 20).description(""))
       ->capture_default_str();
   command.add_option("--limit", limit, "tokens in all")
       ->type_name("N")
-      ->check(CLI::Range(std::int64_t{4}, std::int64_t{1} << 32))
+      ->check(CLI::Range(std::int64_t{4}, std::int64_t{1} << 32).description(""))
       ->capture_default_str();
   command.add_option("--heldout", heldout, "share of the sequences that is only scored on")
       ->type_name("X")
-      ->check(CLI::Range(0.0, 0.9))
+      ->check(CLI::Range(0.0, 0.9).description(""))
       ->capture_default_str();
 }
 
@@ -211,7 +211,7 @@ void add_threads_option(CLI::App& command) {
           "-t,--threads", [](int threads) { omp_set_num_threads(threads); },
           "threads to compute with; the result does not depend on it")
       ->type_name("N")
-      ->check(CLI::Range(1, 1024));
+      ->check(CLI::Range(1, 1024).description(""));
 }
 
 VerifyOptions verify_options(const TokenOptions& options, const LoadedModel& model,
@@ -376,7 +376,7 @@ void OutputOptions::add_to(CLI::App& command, const char* about_output) {
   command.add_option("-o,--output", output, about_output)->type_name("OUT");
   command.add_option("--format", format, "same, safetensors or bin (pytorch_model.bin)")
       ->type_name("F")
-      ->check(CLI::IsMember({"same", "safetensors", "bin"}))
+      ->check(CLI::IsMember({"same", "safetensors", "bin"}).description(""))
       ->capture_default_str();
   command.add_flag("--force", force, "replace an output folder that is there");
   command.add_flag("--no-digests", no_digests, "do not compute SHA-256 of weight files");

@@ -97,20 +97,20 @@ std::vector<Index> GroupOptions::layer_list() const {
 }
 
 void ObjectiveChoice::add_details_to(CLI::App& command) {
-  auto* size = command.add_option("--block", block, "members in a block; else the objective's own");
-  size->type_name("N")->check(CLI::Range(1, 1 << 20));
+  command.add_option("--block", block, "members in a block; else the objective's own")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20).description(""));
   command.add_option("--line-bytes", line_bytes, "or as many as lie in N bytes of the weights")
       ->type_name("N")
-      ->check(CLI::Range(1, 1 << 20))
-      ->excludes(size);
+      ->check(CLI::Range(1, 1 << 20).description(""));
   command.add_option("--gamma", gamma, "resolution of modularity and communities")
       ->type_name("X")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(CLI::Range(0.0, 1e6).description(""))
       ->capture_default_str();
   command.add_option("--pattern", pattern, "N:M of nm")->type_name("N:M")->capture_default_str();
   command.add_option("--saliency", saliency, "of nm: magnitude, wanda or ria")
       ->type_name("S")
-      ->check(CLI::IsMember({"magnitude", "wanda", "ria"}))
+      ->check(CLI::IsMember({"magnitude", "wanda", "ria"}).description(""))
       ->capture_default_str();
   command.add_option("--quant-format", format, "of quant (`icd objectives` lists them)")
       ->type_name("F")
@@ -118,7 +118,7 @@ void ObjectiveChoice::add_details_to(CLI::App& command) {
   command
       .add_option("--group-size", group_size, "of quant: weights a scale; else the format's own")
       ->type_name("N")
-      ->check(CLI::Range(2, 1 << 16));
+      ->check(CLI::Range(2, 1 << 16).description(""));
 }
 
 void ObjectiveChoice::add_to(CLI::App& command) {
@@ -149,6 +149,9 @@ ObjectiveOptions ObjectiveChoice::options(const Objective& of, const LoadedModel
                                                                : Saliency::ria,
                            .format = format,
                            .group = group_size};
+  if (line_bytes > 0 && block > 0) {
+    throw Error(ErrorCode::usage, "--line-bytes excludes --block");
+  }
   if (line_bytes > 0) {
     const Index bytes = bytes_of_entry(model);
     if (line_bytes % bytes != 0) {
@@ -164,24 +167,24 @@ ObjectiveOptions ObjectiveChoice::options(const Objective& of, const LoadedModel
 void GraphOptions::add_to(CLI::App& command) {
   command
       .add_option("--graph", graph,
-                  "correlation, coactivation, weights, access, or FILE.mtx|.graph|.safetensors")
+                  "auto, correlation, coactivation, weights, access or a file (.mtx ...)")
       ->type_name("G")
       ->capture_default_str();
   command.add_option("--signal", signal, "activations of inner: gated (y * SiLU(z)) or conv (x)")
       ->type_name("A")
-      ->check(CLI::IsMember({"gated", "conv"}))
+      ->check(CLI::IsMember({"gated", "conv"}).description(""))
       ->capture_default_str();
   command.add_option("--edge", edge, "weight of a correlation r: absolute, squared or relu")
       ->type_name("E")
-      ->check(CLI::IsMember({"absolute", "squared", "relu"}))
+      ->check(CLI::IsMember({"absolute", "squared", "relu"}).description(""))
       ->capture_default_str();
   command.add_option("--top-k", top_k, "keep the k heaviest edges of a vertex; 0 keeps all")
       ->type_name("K")
-      ->check(CLI::Range(0, 1 << 20))
+      ->check(CLI::Range(0, 1 << 20).description(""))
       ->capture_default_str();
   command.add_option("--active", active, "share of a token's channels that count as active")
       ->type_name("X")
-      ->check(CLI::Range(1e-6, 1.0))
+      ->check(CLI::Range(1e-6, 1.0).description(""))
       ->capture_default_str();
   command.add_flag("--data-free", data_free, "weights alone, no activations");
 }
@@ -222,7 +225,7 @@ void PlanOptions::add_to(CLI::App& command) {
       ->capture_default_str();
   command.add_option("--seed", seed, "the only source of randomness")
       ->type_name("N")
-      ->check(CLI::Range(std::uint64_t{0}, static_cast<std::uint64_t>(INT64_MAX)))
+      ->check(CLI::Range(std::uint64_t{0}, static_cast<std::uint64_t>(INT64_MAX)).description(""))
       ->capture_default_str();
   command.add_option("--steps", max_steps, "budget of the solver, a group")
       ->type_name("N")
@@ -233,7 +236,7 @@ void PlanOptions::add_to(CLI::App& command) {
       .add_option("--expand", expand,
                   "inner axes: independent, or block / repeat from one order of d_model")
       ->type_name("X")
-      ->check(CLI::IsMember({"independent", "block", "repeat"}))
+      ->check(CLI::IsMember({"independent", "block", "repeat"}).description(""))
       ->capture_default_str();
   command.add_flag("--joint", joint, "heads and their channels by what they score as one line");
 }
