@@ -285,6 +285,18 @@ TEST(Swap, FindsPlantedBlocks) {
   }
 }
 
+TEST(Swap, IsBelowNoOtherSolverOnBlocks) {
+  for (const Graph& graph : {random_graph(200, 1.0, 6), random_graph(300, 0.1, 7)}) {
+    for (const std::string_view objective : {"modularity", "intra-block"}) {
+      const auto problem = problem_of(objective, graph, {.block = 16});
+      const double best = problem->score(find_solver("swap")->solve(*problem, {}));
+      for (const Solver& solver : all_solvers()) {
+        EXPECT_GE(best, problem->score(solver.solve(*problem, {}))) << solver.name;
+      }
+    }
+  }
+}
+
 TEST(Swap, LeavesTheOrderAsItIsWhereNothingCanBeWon) {
   const Graph graph = planted_blocks(4, 8, 1);
   EXPECT_TRUE(solve("swap", graph, 32).is_identity());  // one block
