@@ -84,8 +84,8 @@ void add_graph(CLI::App& app, Action& action) {
   add_threads_option(command);
   command.add_flag("--json", options->json, "one JSON object on standard output");
   command.footer(
-      "Example: icd graph --model experiments/models/mamba-novels-2m-hf --group inner --layers 0 "
-      "--data-free -o /tmp/inner.mtx");
+      "Example: icd graph --model experiments/models/mamba-novels-2m-hf --layers 0 -o "
+      "/tmp/inner.mtx");
   command.callback([options, &action] {
     action = [options](Context& context) { return run(*options, context); };
   });

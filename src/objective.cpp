@@ -116,7 +116,7 @@ constexpr std::array kObjectives = {
               .needs = {.signal = true},
               .takes = {},
               .block = 16,
-              .solver = "sort",
+              .solver = "greedy",
               .source = "Z. Yuan et al., RPTQ, 2023; H.-Y. Chiang et al., Quamba2, ICML 2025",
               .alters_result = true,
               .buys = "smaller steps of static activation scales for channels, heads or states",

@@ -226,6 +226,28 @@ MemberRows GroupErrors::squared_ranges() const {
   return squares;
 }
 
+/// Every k-th row of the matrices, so that about `most` are left of all: what a search looks at.
+/// The rows of a matrix are many draws of the same question, which columns have like magnitudes.
+AxisFacts thinned(const AxisFacts& facts, std::int64_t most) {
+  std::int64_t rows = 0;
+  for (const Reader& reader : facts.readers) rows += reader.rows;
+  const std::int64_t step = (rows + most - 1) / most;
+  if (step <= 1) return facts;
+  AxisFacts thin = facts;
+  for (Reader& reader : thin.readers) {
+    const std::size_t width = reader.weights->size() / at(std::max<Index>(reader.rows, 1));
+    auto kept = std::make_shared<std::vector<float>>();
+    Index count = 0;
+    for (std::int64_t r = 0; r < reader.rows; r += step, ++count) {
+      const auto row = reader.weights->begin() + static_cast<std::ptrdiff_t>(width) * r;
+      kept->insert(kept->end(), row, row + static_cast<std::ptrdiff_t>(width));
+    }
+    reader.rows = count;
+    reader.weights = std::move(kept);
+  }
+  return thin;
+}
+
 /// Proposes by the squared ranges of groups, decides by their errors.
 class QuantSeats final : public MaxSeats {
  public:
@@ -260,7 +282,8 @@ class QuantProblem final : public FactsProblem {
       : FactsProblem(facts),
         blocks_(blocks_of(facts, group)),
         errors_(facts, format, group),
-        ranges_(std::make_shared<MemberRows>(errors_.squared_ranges())) {}
+        seen_(thinned(facts, kSearchRows), format, group),
+        ranges_(std::make_shared<MemberRows>(seen_.squared_ranges())) {}
 
   Direction direction() const noexcept override { return Direction::lower; }
   Blocks blocks() const noexcept override { return blocks_; }
@@ -297,8 +320,8 @@ class QuantProblem final : public FactsProblem {
 
   std::unique_ptr<ExchangeSearch> search(const Permutation& from) const override {
     return std::make_unique<RowSearch>(
-        std::make_unique<QuantSeats>(errors_, ranges_, blocks_.count(size())), blocks_, from,
-        1e-12 * errors_.square());
+        std::make_unique<QuantSeats>(seen_, ranges_, blocks_.count(size())), blocks_, from,
+        1e-12 * seen_.square());
   }
 
  private:
@@ -310,8 +333,13 @@ class QuantProblem final : public FactsProblem {
     return errors_.square() > 0 ? error / errors_.square() : 0;
   }
 
+  // The stream of mamba-novels-24m is read by 32768 rows. int4 in groups of 128 closes 1.9 % of its
+  // gap if a search sees all of them, in minutes, and 1.0 % if it sees 2048, in seconds.
+  static constexpr std::int64_t kSearchRows = 8192;
+
   Blocks blocks_;
-  GroupErrors errors_;
+  GroupErrors errors_;  // of all rows: what is scored
+  GroupErrors seen_;    // of some: what a search decides by
   std::shared_ptr<const MemberRows> ranges_;
 };
 
