@@ -199,7 +199,7 @@ std::map<std::string, std::string> options_in_words(const Objective& objective,
     words["saliency"] = kSaliencies[static_cast<int>(options.saliency)];
   }
   if (objective.takes.format) {
-    words["quant-format"] = options.format;
+    words["quant-format"] = std::string(options.format);
     if (options.group > 0) words["group-size"] = std::to_string(options.group);
   }
   return words;

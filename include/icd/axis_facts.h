@@ -43,7 +43,7 @@ struct AxisFacts {
   std::vector<float> minimum = {};
   std::vector<float> maximum = {};
   std::vector<double> decay = {};  ///< mean over tokens and states of dt |A|: 1 / memory in tokens
-  std::vector<float> weight_square = {};  ///< weight_squares(); if no matrix reads the axis
+  std::vector<float> weight_square = {};          ///< weight_squares(); if no matrix reads the axis
   std::shared_ptr<const Activity> activity = {};  ///< null: not known
 };
 

@@ -25,8 +25,8 @@ struct ObjectiveOptions {
   Index kept = 2;    ///< N of N:M
   Index of = 4;      ///< M of N:M, <= 16
   Saliency saliency = Saliency::wanda;
-  std::string format = "int4";  ///< of quant: `icd objectives` lists them
-  Index group = 0;              ///< members that share a scale; 0: the format's own
+  std::string_view format = "int4";  ///< of quant: `icd objectives` lists them
+  Index group = 0;                   ///< members that share a scale; 0: the format's own
 };
 
 /// The facts that an objective reads. It cannot do without those it says, except `inputs`, which
