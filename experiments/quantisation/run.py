@@ -16,8 +16,8 @@ import subprocess
 import sys
 
 # Format and weights a scale; 0 is the format's own.
-FORMATS = [("int8", 128), ("int4", 32), ("int4", 128), ("int4-asym", 128), ("q8_0", 0), ("q4_0", 0),
-           ("mxfp4", 0), ("nvfp4", 0)]
+FORMATS = [("int8", 128), ("int4", 128), ("int4-asym", 128), ("q8_0", 0), ("q4_0", 0), ("mxfp4", 0),
+           ("nvfp4", 0)]
 KINDS = {"mamba1": ["inner", "model"], "mamba2": ["channel", "head", "model"]}
 RANGES = {"mamba1": ["inner", "state", "dt_rank"], "mamba2": ["channel", "head", "state"]}
 
@@ -44,6 +44,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--icd", required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--formats", nargs="+", default=[name for name, _ in FORMATS],
+                        help="some of the formats")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("models", nargs="+")
     options = parser.parse_args()
@@ -54,7 +56,8 @@ def main():
         layout = icd(options.icd, "inspect", model, "--json")["architecture"]
         runs = [(f"quant {name}" + (f" g{group}" if group else ""), "quant", KINDS[layout], data,
                  ["--quant-format", name] + (["--group-size", group] if group else []))
-                for name, group in FORMATS for data in ("weights", "activations")]
+                for name, group in FORMATS if name in options.formats
+                for data in ("weights", "activations")]
         runs += [(f"ranges of {block}", "ranges", RANGES[layout], "activations", ["--block", block])
                  for block in (4, 16, 64)]
         for label, objective, kinds, data, arguments in runs:
