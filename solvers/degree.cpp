@@ -1,8 +1,6 @@
-#include <algorithm>
-#include <numeric>
-#include <utility>
 #include <vector>
 
+#include "plain_search.h"
 #include "solvers.h"
 
 namespace icd {
@@ -15,12 +13,9 @@ namespace icd {
 // Cost    O(V log V).
 // Ties    to the lower vertex.
 Permutation solve_degree(const Problem& problem, const SolveOptions&) {
-  const Graph& graph = problem.graph();
-  std::vector<Index> order(static_cast<std::size_t>(graph.size()));
-  std::iota(order.begin(), order.end(), Index{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](Index u, Index v) { return graph.strength(u) > graph.strength(v); });
-  return Permutation::from_gather(std::move(order));
+  std::vector<double> strengths;
+  for (Index v = 0; v < problem.size(); ++v) strengths.push_back(problem.graph().strength(v));
+  return sorted_by_falling(strengths);
 }
 
 }  // namespace icd

@@ -1,12 +1,11 @@
 #include "icd/advice.h"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <algorithm>
-#include <exception>
 #include <utility>
 
+#include "evidence_batches.h"
 #include "icd/error.h"
 #include "icd/random.h"
 
@@ -91,14 +90,6 @@ Scores assess(const Aim& aim, const AxisGroup& group, const Evidence& evidence,
               *calibration, {.seed = request.seed, .max_steps = request.max_steps}))};
 }
 
-/// A group's evidence and what came of it, aim by aim.
-struct Task {
-  const AxisGroup* group;
-  Evidence evidence;
-  std::vector<Scores> scores = {};
-  std::exception_ptr failure = {};
-};
-
 }  // namespace
 
 double Assessment::gap_closed() const noexcept {
@@ -153,53 +144,35 @@ std::vector<Assessment> advise(const Checkpoint& checkpoint, const Layout& layou
     Mean solved;
   };
   std::vector<Sums> sums(table.size());
-  std::vector<Task> tasks;
-  const auto flush = [&] {
-#pragma omp parallel for schedule(dynamic) if (tasks.size() > 1)
-    for (std::ptrdiff_t i = 0; i < std::ssize(tasks); ++i) {
-      Task& task = tasks[static_cast<std::size_t>(i)];
-      try {
-        for (const Aim& aim : request.aims) {
-          const std::string reason =
-              why_not(*aim.objective, checkpoint, layout, *task.group, source);
-          task.scores.push_back(
-              reason.empty()
-                  ? assess(aim, *task.group, task.evidence, request)
-                  : Scores{.present = {}, .random = {}, .solved = {}, .why_not = reason});
-        }
-      } catch (...) {
-        task.failure = std::current_exception();
-      }
+  const auto work = [&](const AxisGroup& group, const Evidence& evidence) {
+    std::vector<Scores> scores;
+    for (const Aim& aim : request.aims) {
+      const std::string reason = why_not(*aim.objective, checkpoint, layout, group, source);
+      scores.push_back(reason.empty()
+                           ? assess(aim, group, evidence, request)
+                           : Scores{.present = {}, .random = {}, .solved = {}, .why_not = reason});
     }
-    for (const Task& task : tasks) {
-      if (task.failure) std::rethrow_exception(task.failure);
-      for (std::size_t o = 0; o < task.scores.size(); ++o) {
-        const std::size_t row = row_of(o, task.group->kind);
-        const Scores& scores = task.scores[o];
-        if (!scores.why_not.empty()) {
-          table[row].why_not = scores.why_not;
-          continue;
-        }
-        ++table[row].groups;
-        sums[row].present.add(scores.present);
-        sums[row].random.add(scores.random);
-        sums[row].solved.add(scores.solved);
-      }
-    }
-    tasks.clear();
+    return scores;
   };
-  source.gather(
-      groups,
-      {.needs = needs_of(request.aims, source),
-       .signal = request.signal,
-       .graph = request.graph,
-       .active_share = request.active_share},
-      [&](const AxisGroup& group, Evidence&& evidence) {
-        tasks.push_back({.group = &group, .evidence = std::move(evidence)});
-        if (std::ssize(tasks) >= omp_get_max_threads()) flush();
-      },
-      progress);
-  flush();
+  const auto take = [&](const AxisGroup& group, std::vector<Scores>&& found) {
+    for (std::size_t aim = 0; aim < found.size(); ++aim) {
+      const std::size_t row = row_of(aim, group.kind);
+      const Scores& scores = found[aim];
+      if (!scores.why_not.empty()) {
+        table[row].why_not = scores.why_not;
+        continue;
+      }
+      ++table[row].groups;
+      sums[row].present.add(scores.present);
+      sums[row].random.add(scores.random);
+      sums[row].solved.add(scores.solved);
+    }
+  };
+  const EvidenceRequest asked{.needs = needs_of(request.aims, source),
+                              .signal = request.signal,
+                              .graph = request.graph,
+                              .active_share = request.active_share};
+  for_each_evidence<std::vector<Scores>>(source, groups, asked, work, take, progress);
   for (std::size_t row = 0; row < table.size(); ++row) {
     table[row].present = sums[row].present.get();
     table[row].random = sums[row].random.get();

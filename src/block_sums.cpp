@@ -5,6 +5,8 @@
 #include <span>
 #include <utility>
 
+#include "plain_search.h"
+
 namespace icd {
 namespace {
 
@@ -251,19 +253,6 @@ void BlockSums::kick(Random& random, Index pairs) {
   }
 }
 
-Permutation BlockSums::order() const {
-  std::vector<std::vector<Index>> blocks;
-  for (Index b = 0; b < count(); ++b) {
-    blocks.emplace_back(member_.begin() + blocks_.begin(b), member_.begin() + end(b));
-    std::sort(blocks.back().begin(), blocks.back().end());
-  }
-  std::sort(blocks.begin(), blocks.end(), [](const auto& one, const auto& other) {
-    return one.size() != other.size() ? one.size() > other.size() : one.front() < other.front();
-  });
-  std::vector<Index> order;
-  order.reserve(member_.size());
-  for (const auto& block : blocks) order.insert(order.end(), block.begin(), block.end());
-  return Permutation::from_gather(std::move(order));
-}
+Permutation BlockSums::order() const { return sorted_within_blocks(member_, blocks_); }
 
 }  // namespace icd

@@ -1,12 +1,11 @@
 #include "icd/make_plan.h"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <algorithm>
-#include <exception>
 #include <utility>
 
+#include "evidence_batches.h"
 #include "icd/error.h"
 #include "icd/joint.h"
 #include "icd/random.h"
@@ -82,16 +81,10 @@ class Maker {
   }
 
  private:
-  struct Task {
-    const AxisGroup* group;
-    Evidence evidence;
-    Permutation order = {};
-    GroupScore score = {};
-    std::exception_ptr failure = {};
+  struct Solved {
+    Permutation order;
+    GroupScore score;
   };
-
-  // Evidence that waits to be solved in parallel: about as much as one layer of 5120 channels.
-  static constexpr std::int64_t kMostWaiting = std::int64_t{1} << 25;
 
   template <typename Solve>
   void gather(const std::vector<const AxisGroup*>& groups, const Solve& solve) {
@@ -108,65 +101,41 @@ class Maker {
                                 .signal = request_.signal,
                                 .graph = request_.graph,
                                 .active_share = request_.active_share};
-    std::int64_t waiting = 0;
-    source_.gather(
-        groups, asked,
-        [&](const AxisGroup& group, Evidence&& evidence) {
-          tasks_.push_back({.group = &group, .evidence = std::move(evidence)});
-          waiting += std::int64_t{group.size} * group.size;
-          if (waiting < kMostWaiting && std::ssize(tasks_) < omp_get_max_threads()) return;
-          flush(solve);
-          waiting = 0;
+    for_each_evidence<Solved>(
+        source_, groups, asked,
+        [&](const AxisGroup& group, const Evidence& evidence) {
+          return solved(group, evidence, solve);
+        },
+        [&](const AxisGroup& group, Solved&& result) {
+          plan_.groups.insert_or_assign(group.name, std::move(result.order));
+          plan_.scores.push_back(std::move(result.score));
         },
         progress_);
-    flush(solve);
-  }
-
-  /// Solves what waits. Threads share out groups, so their number shows in no order.
-  template <typename Solve>
-  void flush(const Solve& solve) {
-    const auto count = std::ssize(tasks_);
-#pragma omp parallel for schedule(dynamic) if (count > 1)
-    for (std::ptrdiff_t i = 0; i < count; ++i) {
-      Task& task = tasks_[static_cast<std::size_t>(i)];
-      try {
-        run(task, solve);
-      } catch (...) {
-        task.failure = std::current_exception();
-      }
-    }
-    for (Task& task : tasks_) {
-      if (task.failure) std::rethrow_exception(task.failure);
-      plan_.groups.insert_or_assign(task.group->name, std::move(task.order));
-      plan_.scores.push_back(std::move(task.score));
-    }
-    tasks_.clear();
   }
 
   template <typename Solve>
-  void run(Task& task, const Solve& solve) const {
+  Solved solved(const AxisGroup& group, const Evidence& evidence, const Solve& solve) const {
     const Objective& objective = *request_.objective;
-    const ObjectiveOptions options = options_for(request_.options, task.group->size);
-    const auto problem = objective.problem(task.evidence.calibration, options);
-    const Permutation before = Permutation::identity(task.group->size);
-    task.order = solve(*task.group, *problem);
-    task.score = {.group = task.group->name,
-                  .objective = std::string(objective.name),
-                  .calibration_before = problem->score(before),
-                  .calibration_after = problem->score(task.order)};
-    if (task.evidence.heldout) {
-      const auto heldout = objective.problem(*task.evidence.heldout, options);
-      task.score.heldout_before = heldout->score(before);
-      task.score.heldout_after = heldout->score(task.order);
+    const ObjectiveOptions options = options_for(request_.options, group.size);
+    const auto problem = objective.problem(evidence.calibration, options);
+    const Permutation before = Permutation::identity(group.size);
+    Permutation order = solve(group, *problem);
+    GroupScore score{.group = group.name,
+                     .objective = std::string(objective.name),
+                     .calibration_before = problem->score(before),
+                     .calibration_after = problem->score(order)};
+    if (evidence.heldout) {
+      const auto heldout = objective.problem(*evidence.heldout, options);
+      score.heldout_before = heldout->score(before);
+      score.heldout_after = heldout->score(order);
     }
-    task.evidence = {};
+    return {std::move(order), std::move(score)};
   }
 
   const PlanRequest& request_;
   const EvidenceSource& source_;
   Plan& plan_;
   Progress& progress_;
-  std::vector<Task> tasks_;
 };
 
 /// Refuses groups of which the objective says nothing, or leaves them out with a warning a kind.

@@ -133,7 +133,7 @@ constexpr std::array kObjectives = {
               .source = "one-dimensional equal-size clustering: W. D. Fisher, JASA 53 (1958)",
               .alters_result = false,
               .buys = "homogeneous ranges of dt and A in quantisation groups, and pictures; a "
-                      "dense scan gains nothing from it (at most 0.8 % on an H200)",
+                      "dense scan gains nothing from it",
               .problem = timescale_problem},
     Objective{.name = "importance",
               .summary = "what carries most comes first, so that any prefix is a slice",

@@ -1,10 +1,10 @@
-#include <algorithm>
 #include <memory>
 #include <vector>
 
 #include "icd/error.h"
 #include "icd/objective.h"
 #include "rank_problem.h"
+#include "readers.h"
 
 // How much of what the model passes on goes through a member: the energy that its columns send
 // into the matrices that read it, sum over readers of |W_j|^2 E[x_j^2]. Where the inputs are not
@@ -16,16 +16,14 @@ namespace {
 
 std::vector<double> energies(const AxisFacts& facts) {
   const auto n = static_cast<std::size_t>(facts.size);
-  const bool has_inputs =
-      std::all_of(facts.readers.begin(), facts.readers.end(),
-                  [](const Reader& reader) { return !reader.input_square.empty(); });
+  const bool reads_inputs = has_inputs(facts);
   std::vector<double> energy(n, 0.0);
   for (const Reader& reader : facts.readers) {
     const std::size_t columns = n * static_cast<std::size_t>(reader.run);
     for (std::size_t i = 0; i < reader.weights->size(); ++i) {
       const std::size_t column = i % columns;
       const double w = (*reader.weights)[i];
-      const double square = has_inputs ? double{reader.input_square[column]} : 1.0;
+      const double square = reads_inputs ? double{reader.input_square[column]} : 1.0;
       energy[column / static_cast<std::size_t>(reader.run)] += w * w * square;
     }
   }

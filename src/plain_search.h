@@ -28,4 +28,9 @@ Permutation exchanged(const Permutation& order, Index i, Index j);
 /// The members by falling keys, ties to the lower member.
 Permutation sorted_by_falling(std::span<const double> keys);
 
+/// The order of `members`, by position, where neither the order inside blocks nor that of blocks
+/// counts: members ascending inside a block; blocks by their lowest member, except that a shorter
+/// one stays last.
+Permutation sorted_within_blocks(std::span<const Index> members, Blocks blocks);
+
 }  // namespace icd

@@ -69,4 +69,21 @@ Permutation sorted_by_falling(std::span<const double> keys) {
   return Permutation::from_gather(std::move(order));
 }
 
+Permutation sorted_within_blocks(std::span<const Index> members, Blocks blocks) {
+  const auto n = static_cast<Index>(members.size());
+  std::vector<std::vector<Index>> sorted;
+  for (Index block = 0; block < blocks.count(n); ++block) {
+    const auto begin = members.begin() + blocks.begin(block);
+    sorted.emplace_back(begin, begin + (blocks.end(block, n) - blocks.begin(block)));
+    std::sort(sorted.back().begin(), sorted.back().end());
+  }
+  std::sort(sorted.begin(), sorted.end(), [](const auto& one, const auto& other) {
+    return one.size() != other.size() ? one.size() > other.size() : one.front() < other.front();
+  });
+  std::vector<Index> order;
+  order.reserve(members.size());
+  for (const auto& block : sorted) order.insert(order.end(), block.begin(), block.end());
+  return Permutation::from_gather(std::move(order));
+}
+
 }  // namespace icd

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "icd/random.h"
+#include "plain_search.h"
 #include "row_kernels.h"
 
 namespace icd {
@@ -29,21 +30,7 @@ void Seating::exchange(Index u, Index v) {
   std::swap(positions_[at(u)], positions_[at(v)]);
 }
 
-Permutation Seating::order() const {
-  std::vector<std::vector<Index>> sorted;
-  for (Index block = 0; block < blocks(); ++block) {
-    const auto inside = members(block);
-    auto& copy = sorted.emplace_back(inside.begin(), inside.end());
-    std::sort(copy.begin(), copy.end());
-  }
-  std::sort(sorted.begin(), sorted.end(), [](const auto& one, const auto& other) {
-    return one.size() != other.size() ? one.size() > other.size() : one.front() < other.front();
-  });
-  std::vector<Index> order;
-  order.reserve(members_.size());
-  for (const auto& block : sorted) order.insert(order.end(), block.begin(), block.end());
-  return Permutation::from_gather(std::move(order));
-}
+Permutation Seating::order() const { return sorted_within_blocks(members_, blocks_); }
 
 WorthTable::WorthTable(Index n)
     : n_(n),
