@@ -2,7 +2,6 @@
 // long does each solver take to find such an order? See README.md.
 
 #include <fmt/format.h>
-#include <sys/utsname.h>
 
 #include <CLI/CLI.hpp>
 #include <Eigen/Core>
@@ -16,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "../machine.h"
 #include "icd/axis_facts.h"
 #include "icd/calibration.h"
 #include "icd/graph.h"
@@ -75,20 +75,6 @@ std::vector<float> correlation_of(Eigen::MatrixXf activations) {
   r.selfadjointView<Eigen::Lower>().rankUpdate(activations.transpose());
   r.triangularView<Eigen::StrictlyUpper>() = r.transpose();
   return correlation;
-}
-
-std::string machine() {
-  std::ifstream file("/proc/cpuinfo");
-  std::string cpu = "unknown CPU";
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("model name")) {
-      cpu = line.substr(line.find(':') + 2);
-      break;
-    }
-  }
-  utsname system = {};
-  uname(&system);
-  return fmt::format("{}, {} {}", cpu, system.sysname, system.machine);
 }
 
 double median(std::vector<double> samples) {
@@ -185,7 +171,7 @@ int main(int argc, char** argv) {
   fmt::print("|---|---|---|---|---|\n");
   ordered_json record = {{"experiment", "equal_blocks"},
                          {"icd", icd::version()},
-                         {"machine", machine()},
+                         {"machine", icd::experiments::machine()},
                          {"command", command},
                          {"block", comparison.blocks.size},
                          {"seed", seed},

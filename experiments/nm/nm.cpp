@@ -2,7 +2,6 @@
 // what does it take to find out? See README.md.
 
 #include <fmt/format.h>
-#include <sys/utsname.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "../machine.h"
 #include "icd/axis_facts.h"
 #include "icd/checkpoint.h"
 #include "icd/layout.h"
@@ -261,20 +261,6 @@ ordered_json model_case(const std::string& model, const std::string& kind) {
   return {{"model", model}, {"kind", kind}, {"groups", groups}};
 }
 
-std::string machine() {
-  std::ifstream file("/proc/cpuinfo");
-  std::string cpu = "unknown CPU";
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("model name")) {
-      cpu = line.substr(line.find(':') + 2);
-      break;
-    }
-  }
-  utsname system = {};
-  uname(&system);
-  return fmt::format("{}, {} {}", cpu, system.sysname, system.machine);
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -303,9 +289,9 @@ int main(int argc, char** argv) {
 
   fmt::print("| what | rows x columns | order | retained | efficacy | CPU seconds |\n");
   fmt::print("|---|---|---|---|---|---|\n");
-  ordered_json result = {{"experiment", "nm"},   {"icd", icd::version()},
-                         {"machine", machine()}, {"command", command},
-                         {"pattern", "2:4"},     {"cases", ordered_json::array()}};
+  ordered_json result = {
+      {"experiment", "nm"}, {"icd", icd::version()}, {"machine", icd::experiments::machine()},
+      {"command", command}, {"pattern", "2:4"},      {"cases", ordered_json::array()}};
   if (is_small) {
     constexpr double kSmallSeconds = 0.3;
     for (const std::uint64_t seed : seeds) {

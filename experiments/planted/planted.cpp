@@ -2,7 +2,6 @@
 // way from a random order to the planted one does J go? See README.md.
 
 #include <fmt/format.h>
-#include <sys/utsname.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "../machine.h"
 #include "icd/axis_facts.h"
 #include "icd/graph.h"
 #include "icd/objective.h"
@@ -47,20 +47,6 @@ Planted plant(Index n, Index block, double noise, icd::Random& random) {
     }
   }
   return {icd::Graph::from_edges(n, std::move(edges)), std::move(order)};
-}
-
-std::string machine() {
-  std::ifstream file("/proc/cpuinfo");
-  std::string cpu = "unknown CPU";
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("model name")) {
-      cpu = line.substr(line.find(':') + 2);
-      break;
-    }
-  }
-  utsname system = {};
-  uname(&system);
-  return fmt::format("{}, {} {}", cpu, system.sysname, system.machine);
 }
 
 /// `swap` on one objective: the gap closed from a random order to the planted one, and the CPU
@@ -114,7 +100,7 @@ int main(int argc, char** argv) {
   for (int i = 0; i < argc; ++i) command += fmt::format("{}{}", i > 0 ? " " : "", argv[i]);
   ordered_json record = {{"experiment", "planted"},
                          {"icd", icd::version()},
-                         {"machine", machine()},
+                         {"machine", icd::experiments::machine()},
                          {"command", command},
                          {"seed", seed},
                          {"noise", noise},
