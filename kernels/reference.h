@@ -3,7 +3,12 @@
 #include <cstdint>
 #include <cstring>
 
-// Every kernel as the plain loop that it has to agree with. Host pointers, same arguments.
+#include "kernels/args.h"
+
+// Every kernel as the plain loop that it has to agree with. Same arguments, host pointers; sums in
+// double, rounded once to the type of the output. Independent rows run in parallel (each_row), so
+// this is also what the C interface does with tensors in host memory. Arguments are valid: see
+// why_not() in kernels/args.h.
 namespace icd::reference {
 
 /// out[r, :] = in[source[r], :]
@@ -30,5 +35,15 @@ inline void gather_columns(const void* in, const std::int32_t* source, void* out
     }
   }
 }
+
+void selective_scan(const SelectiveScan& args);
+void causal_conv1d(const CausalConv1d& args);
+void causal_conv1d_update(const CausalConv1dUpdate& args);
+void state_update(const StateUpdate& args);
+void head_state_update(const HeadStateUpdate& args);
+void ssd(const Ssd& args);
+void mamba3(const Mamba3Scan& args);
+void rms_norm(const RmsNorm& args);
+void skip_zero_gemv(const SkipZeroGemv& args);
 
 }  // namespace icd::reference

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/args.h"
+
+namespace icd {
+
+/// As icd_rms_norm() of kernels/icd_kernels.h, device pointers. Returns the status of the launch;
+/// does not synchronise, allocates nothing, and succeeds without a launch where there is nothing to
+/// do.
+cudaError_t rms_norm(const RmsNorm& args, cudaStream_t stream);
+
+}  // namespace icd
