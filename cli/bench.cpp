@@ -5,12 +5,12 @@
 // Samples, all of them; interleaved, so that a noisy machine is noisy for every contender.
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <memory>
 
 #include "commands.h"
 #include "icd/bench_forward.h"
+#include "icd/bench_statistics.h"
 #include "icd/digest.h"
 #include "icd/random.h"
 #include "icd/synthetic.h"
@@ -34,12 +34,6 @@ struct Options {
   Index length = 512;
   bool json = false;
 };
-
-double median(std::vector<double> samples) {
-  std::sort(samples.begin(), samples.end());
-  const std::size_t half = samples.size() / 2;
-  return samples.size() % 2 == 1 ? samples[half] : (samples[half - 1] + samples[half]) / 2;
-}
 
 /// The samples of one contender.
 struct Series {
