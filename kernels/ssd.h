@@ -2,6 +2,10 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
+#include <cstdint>
+#include <string_view>
+
 #include "kernels/args.h"
 
 namespace icd {
@@ -12,5 +16,35 @@ cudaError_t ssd(const Ssd& args, cudaStream_t stream);
 
 /// As icd_ssd_workspace(), for the current device.
 std::int64_t ssd_workspace(const Ssd& args);
+
+/// The ways to run it, for tests and benchmarks.
+enum class SsdVariant {
+  automatic,  ///< what ssd() does: the fastest that the arguments allow
+  plain,      ///< token by token; any arguments
+  chunked,    ///< matrix products over chunks, on tensor cores
+  split,      ///< chunked, every sequence in segments that run side by side; needs a workspace
+};
+
+struct SsdVariantName {
+  SsdVariant variant;
+  std::string_view name;
+};
+
+inline constexpr std::array<SsdVariantName, 4> kSsdVariants = {{
+    {SsdVariant::automatic, "automatic"},
+    {SsdVariant::plain, "plain"},
+    {SsdVariant::chunked, "chunked"},
+    {SsdVariant::split, "split"},
+}};
+
+/// Whether a variant can run these arguments on the current device. chunked and split take f16 and
+/// bf16 with head_dim a multiple of 64, 64 or 128 states, channel strides of 1, and rows that start
+/// at multiples of 16 bytes, from compute capability 8.0.
+bool ssd_supports(const Ssd& args, SsdVariant variant);
+
+/// As ssd() and ssd_workspace(), one way. A variant that does not take the arguments is
+/// cudaErrorNotSupported.
+cudaError_t ssd(const Ssd& args, cudaStream_t stream, SsdVariant variant);
+std::int64_t ssd_workspace(const Ssd& args, SsdVariant variant);
 
 }  // namespace icd
