@@ -300,9 +300,11 @@ class HeadStateUpdate(Case):
 
 
 def workspace(library, name, args):
-    """The workspace a call asks for, set in `args`; to be kept as long as they are."""
+    """The workspace a call asks for, if any, set in `args`; to be kept as long as they are."""
     size = library.workspace(name, args)
-    memory = torch.empty(max(1, size), dtype=torch.uint8, device="cuda")
+    if size == 0:
+        return None
+    memory = torch.empty(size, dtype=torch.uint8, device="cuda")
     args.workspace = memory.data_ptr()
     return memory
 

@@ -156,20 +156,24 @@ fi
 if wants peers; then
   library=$programs/libicd_kernels.so
   # shellcheck disable=SC1091
-  [ -z "$peers" ] || . "$peers/env.sh"
+  [ -z "$peers" ] || . "$peers/env.sh" || note peers "no env.sh" 0
   python=$(command -v python3 || command -v python)
-  if ! "$python" -c 'import torch' 2>/dev/null; then
+  if ! "$python" -c 'from torch import cuda' 2>/dev/null; then
     note peers "no torch" 0
   else
-    step peers 600 "$python" "$here/peers.py" --library "$library" --commit "$commit" $quick \
-      -o "$results/peers.json"
-    cp "$results/logs/peers.log" "$results/peers.txt"
+    # A process a kernel: what one leaves of the device after a fault is not the next one's.
+    for kernel in selective_scan causal_conv1d state_update ssd; do
+      step "peers.$kernel" 300 "$python" "$here/peers.py" --library "$library" --only "$kernel" \
+        --commit "$commit" ${quick:+"$quick"} -o "$results/peers.$kernel.json"
+    done
+    cat "$results"/logs/peers.*.log > "$results/peers.txt" 2> /dev/null
   fi
 fi
 
 cat "$results"/logs/*.status > "$results/summary.txt" 2>/dev/null
 rm -f "$results"/logs/*.status
 echo
-[ -f "$results/peers.txt" ] && cat "$results/peers.txt" && echo
+if wants peers && [ -f "$results/peers.txt" ]; then cat "$results/peers.txt"; fi
+echo
 cat "$results/summary.txt"
 ! grep -qE ' (FAILED|TIMEOUT|MISSING)' "$results/summary.txt"
