@@ -100,6 +100,9 @@ Pointers with_options(const Case& c, Pointers p) {
   if (!c.has_options) p[kZ] = p[kD] = p[kBias] = nullptr;
   if (c.is_in_place) p[kY] = p[kU];
   if (c.slot_count == 0) p[kSlots] = nullptr;
+  // A list of none has no address in host memory, and without one all channels are meant.
+  static std::int32_t none = 0;
+  if (c.has_active && p[kActive] == nullptr) p[kActive] = &none;
   if (!c.has_active) p[kActive] = nullptr;
   return p;
 }
