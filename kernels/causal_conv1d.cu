@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/causal_conv1d.cuh"
 #include "kernels/causal_conv1d.h"
 
@@ -11,18 +13,121 @@ unsigned int grid_for(std::int64_t items) {
   return static_cast<unsigned int>(quotient_up(items, kConvThreads));
 }
 
-template <typename T>
-cudaError_t launch_tokens(const CausalConv1d& args, cudaStream_t stream) {
-  const std::int64_t rows = args.starts == nullptr ? args.batch : 1;
-  const std::int64_t outputs = rows * args.channels * args.length;
-  if (outputs == 0) return cudaSuccess;
-  causal_conv1d_any_kernel<T><<<grid_for(outputs), kConvThreads, 0, stream>>>(args, outputs);
+bool is_multiple(const void* pointer, std::int64_t of) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % static_cast<std::uintptr_t>(of) == 0;
+}
+
+std::int64_t rows_of(const CausalConv1d& args) { return args.starts == nullptr ? args.batch : 1; }
+
+// Whether vectors of `elements` channels start at multiples of 16 bytes. The stride of an axis with
+// one place does not matter.
+bool has_channel_vectors(const CausalConv1d& args, const Strided& tensor, std::int64_t elements) {
+  const std::int64_t batch = rows_of(args) > 1 ? tensor.batch : 0;
+  const std::int64_t token = args.length > 1 ? tensor.token : 0;
+  return tensor.channel == 1 && is_multiple(tensor.data, 16) && batch % elements == 0 &&
+         token % elements == 0;
+}
+
+// The same for vectors of tokens.
+bool has_token_vectors(const CausalConv1d& args, const Strided& tensor, std::int64_t elements) {
+  const std::int64_t batch = rows_of(args) > 1 ? tensor.batch : 0;
+  const std::int64_t channel = args.channels > 1 ? tensor.channel : 0;
+  return tensor.token == 1 && is_multiple(tensor.data, 16) && batch % elements == 0 &&
+         channel % elements == 0;
+}
+
+// Stretches long enough to spare the caches the past of most tokens, short enough to keep a device
+// whose multiprocessors hold 512 threads each busy for a few waves.
+int tokens_of_stretch(std::int64_t vector_tokens) {
+  constexpr std::int64_t kWaves = 4;
+  constexpr std::int64_t kThreads = kConvThreads * kConvBlocks;
+  constexpr std::int64_t kStep = 2 * kConvGroup;
+  int device = 0;
+  int multiprocessors = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) !=
+          cudaSuccess) {
+    multiprocessors = 128;
+  }
+  const std::int64_t tokens = vector_tokens / (kWaves * kThreads * multiprocessors);
+  return static_cast<int>(
+      std::clamp<std::int64_t>(quotient_up(tokens, kStep) * kStep, kStep, 16 * kStep));
+}
+
+// The channels from `first` to `end`.
+template <typename T, int kElements, int kTaps>
+cudaError_t launch_walk(const CausalConv1d& args, std::int64_t first, std::int64_t end,
+                        bool writes_final, cudaStream_t stream) {
+  const std::int64_t vectors = (end - first) / kElements;
+  const std::int64_t rows = rows_of(args);
+  const int tokens = tokens_of_stretch(rows * args.length * vectors);
+  const ConvWalk walk{first, vectors, quotient_up(args.length, tokens), tokens, writes_final};
+  const auto kernel = args.silu != 0 ? causal_conv1d_walk_kernel<T, kElements, kTaps, true>
+                                     : causal_conv1d_walk_kernel<T, kElements, kTaps, false>;
+  kernel<<<grid_for(rows * walk.stretches * vectors), kConvThreads, 0, stream>>>(args, walk);
   return cudaGetLastError();
+}
+
+template <typename T, int kTaps>
+cudaError_t launch_along_tokens(const CausalConv1d& args, cudaStream_t stream) {
+  const std::int64_t vectors = quotient_up(args.length, kElementsOf16Bytes<T>);
+  int lanes = 32;
+  while (lanes > 1 && lanes / 2 >= vectors) lanes /= 2;
+  const std::int64_t pieces = quotient_up(vectors, lanes * kConvVectors);
+  const std::int64_t teams = args.batch * args.channels * pieces;
+  const auto kernel = args.silu != 0 ? causal_conv1d_tokens_kernel<T, kTaps, true>
+                                     : causal_conv1d_tokens_kernel<T, kTaps, false>;
+  kernel<<<grid_for(teams * lanes), kConvThreads, 0, stream>>>(args, pieces, lanes);
+  return cudaGetLastError();
+}
+
+// y, and the final states where `writes_final`: set to false where they are left to
+// launch_states().
+template <typename T>
+cudaError_t launch_tokens(const CausalConv1d& args, bool& writes_final, cudaStream_t stream) {
+  constexpr int kElements = kElementsOf16Bytes<T>;
+  const bool has_fast_width = args.width >= 2 && args.width <= 4;
+  const auto with_taps = [&](const auto& two, const auto& three, const auto& four) {
+    return args.width == 2 ? two() : args.width == 3 ? three() : four();
+  };
+
+  if (has_fast_width && args.starts == nullptr && has_token_vectors(args, args.x, kElements) &&
+      has_token_vectors(args, args.y, kElements)) {
+    writes_final = false;
+    return with_taps([&] { return launch_along_tokens<T, 2>(args, stream); },
+                     [&] { return launch_along_tokens<T, 3>(args, stream); },
+                     [&] { return launch_along_tokens<T, 4>(args, stream); });
+  }
+  if (args.x.token == 1 && args.x.channel != 1) {
+    writes_final = false;
+    const std::int64_t outputs = rows_of(args) * args.channels * args.length;
+    causal_conv1d_any_kernel<T><<<grid_for(outputs), kConvThreads, 0, stream>>>(args, outputs);
+    return cudaGetLastError();
+  }
+  std::int64_t by_vectors = 0;  // channels
+  if (has_fast_width && is_multiple(args.weight, 16) && is_multiple(args.bias, 16) &&
+      has_channel_vectors(args, args.x, kElements) &&
+      has_channel_vectors(args, args.y, kElements)) {
+    by_vectors = args.channels / kElements * kElements;
+  }
+  writes_final = writes_final && by_vectors == args.channels && is_multiple(args.final_state, 16);
+  cudaError_t status = cudaSuccess;
+  if (by_vectors > 0) {
+    const auto launch = [&](auto walk) {
+      return walk(args, std::int64_t{0}, by_vectors, writes_final, stream);
+    };
+    status = with_taps([&] { return launch(launch_walk<T, kElements, 2>); },
+                       [&] { return launch(launch_walk<T, kElements, 3>); },
+                       [&] { return launch(launch_walk<T, kElements, 4>); });
+  }
+  if (by_vectors < args.channels && status == cudaSuccess) {
+    status = launch_walk<T, 1, 0>(args, by_vectors, args.channels, false, stream);
+  }
+  return status;
 }
 
 template <typename T>
 cudaError_t launch_states(const CausalConv1d& args, cudaStream_t stream) {
-  if (args.final_state == nullptr || args.width == 1) return cudaSuccess;
   const std::int64_t states = args.batch * args.channels;
   causal_conv1d_states_kernel<T><<<grid_for(states), kConvThreads, 0, stream>>>(args, states);
   return cudaGetLastError();
@@ -36,8 +141,17 @@ cudaError_t causal_conv1d(const CausalConv1d& args, cudaStream_t stream) {
 
   return with_type(args.type, [&](auto zero) {
     using T = decltype(zero);
-    const cudaError_t status = launch_tokens<T>(args, stream);
-    return status == cudaSuccess ? launch_states<T>(args, stream) : status;
+    const bool has_final = args.final_state != nullptr && args.width > 1;
+    cudaError_t status = cudaSuccess;
+    // Blocks that write final states where others still read the initial ones would race; a
+    // sequence without tokens has no block.
+    bool writes_final = has_final && args.length > 0 && args.starts == nullptr &&
+                        args.initial_state != args.final_state;
+    if (args.length > 0) status = launch_tokens<T>(args, writes_final, stream);
+    if (has_final && !writes_final && status == cudaSuccess) {
+      status = launch_states<T>(args, stream);
+    }
+    return status;
   });
 }
 
@@ -48,7 +162,12 @@ cudaError_t causal_conv1d_update(const CausalConv1dUpdate& args, cudaStream_t st
 
   return with_type(args.type, [&](auto zero) {
     using T = decltype(zero);
-    causal_conv1d_update_kernel<T><<<grid_for(rows), kConvThreads, 0, stream>>>(args, rows);
+    constexpr std::int64_t kBytes = 4 * sizeof(T);
+    const bool is_four = args.width == 4 && args.kept == 4 && args.state_slot % 4 == 0 &&
+                         args.state_channel % 4 == 0 && is_multiple(args.state, kBytes) &&
+                         is_multiple(args.weight, kBytes);
+    const auto kernel = is_four ? causal_conv1d_update4_kernel<T> : causal_conv1d_update_kernel<T>;
+    kernel<<<grid_for(rows), kConvThreads, 0, stream>>>(args, rows);
     return cudaGetLastError();
   });
 }

@@ -70,9 +70,13 @@ cudaError_t rms_norm(const RmsNorm& args, cudaStream_t stream) {
       const int threads = (plan.lanes * plan.teams + 31) / 32 * 32;
       const std::int64_t shared =
           args.order == nullptr ? 0 : plan.teams * group * static_cast<std::int64_t>(sizeof(T));
-      rms_norm_kernel<T>
-          <<<static_cast<unsigned int>(blocks), threads, static_cast<std::size_t>(shared),
-             stream>>>(args, static_cast<int>(group), plan.lanes, plan.teams);
+      const bool adds = args.residual != nullptr || args.residual_out != nullptr;
+      const auto kernel =
+          args.z != nullptr
+              ? (adds ? rms_norm_kernel<T, true, true> : rms_norm_kernel<T, true, false>)
+              : (adds ? rms_norm_kernel<T, false, true> : rms_norm_kernel<T, false, false>);
+      kernel<<<static_cast<unsigned int>(blocks), threads, static_cast<std::size_t>(shared),
+               stream>>>(args, static_cast<int>(group), plan.lanes, plan.teams);
     } else {
       const auto blocks =
           std::min<std::int64_t>(args.rows, std::numeric_limits<std::int32_t>::max());
