@@ -8,6 +8,8 @@ namespace icd {
 namespace {
 
 constexpr int kPlainThreads = 128;
+// Strides and sizes to this are taken by the kernels that count bytes in 32 bits.
+constexpr std::int64_t kMostBytes = std::int64_t{1} << 28;
 
 std::int64_t quotient_up(std::int64_t n, std::int64_t by) { return n / by + (n % by != 0); }
 
@@ -30,7 +32,7 @@ bool is_aligned(const void* pointer, std::size_t bytes) {
   return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
 }
 
-// Whether rows of a (batch, channels) tensor can be read in packs.
+// Whether rows of a (batch, ...) tensor can be read in packs.
 template <typename T, int kCount>
 bool fits(const Strided& tensor) {
   constexpr int kAlign = Pack<T, kCount>::kAlign;
@@ -45,15 +47,6 @@ int lanes_for(std::int64_t n) {
   return lanes;
 }
 
-// Batch rows a block: as many as still leave `blocks_of_each` blocks a multiprocessor, so that what
-// a channel's rows share is read seldom and no device is idle; a multiple of what is under way.
-std::int64_t batch_piece(std::int64_t batch, std::int64_t channel_blocks, int blocks_of_each,
-                         int rows_under_way) {
-  const std::int64_t wanted = std::int64_t{multiprocessors()} * blocks_of_each;
-  const std::int64_t rows = quotient_up(batch * channel_blocks, wanted);
-  return quotient_up(rows, rows_under_way) * rows_under_way;
-}
-
 template <typename Work>
 cudaError_t with_types(std::int32_t type, std::int32_t state_type, const Work& work) {
   return with_type(type, [&](auto element) {
@@ -61,54 +54,101 @@ cudaError_t with_types(std::int32_t type, std::int32_t state_type, const Work& w
   });
 }
 
-template <typename T, typename S>
-bool is_fast(const StateUpdate& args) {
-  if (!is_aligned(args.A, 16)) return false;
-  if (args.state_layout == ICD_STATE_ND) {
-    return args.states == kChannelStates && fits<T, 4>(args.B) && fits<T, 4>(args.C);
-  }
-  constexpr int kVector = 16 / static_cast<int>(sizeof(S));
-  return args.states % kVector == 0 && args.states <= 32 * kVector && is_aligned(args.state, 16) &&
-         fits<T, kVector>(args.B) && fits<T, kVector>(args.C);
+bool is_small(std::int64_t n) { return n >= -kMostBytes && n <= kMostBytes; }
+
+RowsInBytes in_bytes(const Strided& tensor, std::int32_t type) {
+  const std::int64_t bytes = element_bytes(type);
+  return {static_cast<char*>(tensor.data), static_cast<std::int32_t>(tensor.batch * bytes),
+          static_cast<std::int32_t>(tensor.channel * bytes)};
 }
 
+bool has_small_strides(const StateUpdate& args) {
+  for (const Strided* t : {&args.u, &args.dt, &args.z, &args.B, &args.C, &args.y}) {
+    if (!is_small(t->batch) || !is_small(t->channel)) return false;
+  }
+  return is_small(args.batch) && is_small(args.channels) &&
+         is_small(args.channels * kFastStates * element_bytes(args.state_type));
+}
+
+// For blocks of `channels` channels. As many batch rows a block as still leave `blocks_of_each`
+// blocks a multiprocessor: what the rows of a channel share is read seldom and no multiprocessor is
+// idle. A multiple of what a thread has under way.
+FastStateUpdate fast(const StateUpdate& args, std::int64_t updated, int channels,
+                     int blocks_of_each, int rows_under_way) {
+  const std::int64_t channel_blocks = quotient_up(updated, channels);
+  const std::int64_t wanted = std::int64_t{multiprocessors()} * blocks_of_each;
+  const std::int64_t rows = quotient_up(args.batch * channel_blocks, wanted);
+  const std::int64_t state_bytes = element_bytes(args.state_type);
+  FastStateUpdate f = {};
+  f.batch = static_cast<std::int32_t>(args.batch);
+  f.updated = static_cast<std::int32_t>(updated);
+  f.channel_blocks = static_cast<std::int32_t>(channel_blocks);
+  f.piece = static_cast<std::int32_t>(quotient_up(rows, rows_under_way) * rows_under_way);
+  f.slot_bytes = static_cast<std::int32_t>(args.channels * kFastStates * state_bytes);
+  f.state_bytes = static_cast<std::int32_t>(args.channels * state_bytes);
+  f.softplus = args.softplus;
+  f.u = in_bytes(args.u, args.type);
+  f.dt = in_bytes(args.dt, args.type);
+  f.z = in_bytes(args.z, args.type);
+  f.B = in_bytes(args.B, args.type);
+  f.C = in_bytes(args.C, args.type);
+  f.y = in_bytes(args.y, args.type);
+  f.A = args.A;
+  f.D = args.D;
+  f.dt_bias = args.dt_bias;
+  f.state = static_cast<char*>(args.state);
+  f.slots = args.slots;
+  f.active = args.active;
+  return f;
+}
+
+// Returns cudaErrorNotSupported, without a launch, for what is left to the plain kernel.
 template <typename T, typename S>
 cudaError_t launch_fast(const StateUpdate& args, std::int64_t updated, cudaStream_t stream) {
+  if (args.states != kFastStates || !is_aligned(args.A, 16) || !has_small_strides(args)) {
+    return cudaErrorNotSupported;
+  }
   if (args.state_layout == ICD_STATE_ND) {
-    const std::int64_t channel_blocks = quotient_up(updated, kChannelThreads);
-    const std::int64_t piece = batch_piece(args.batch, channel_blocks, 6, kChannelRows);
-    const std::int64_t blocks = channel_blocks * quotient_up(args.batch, piece);
+    if (!fits<T, 4>(args.B) || !fits<T, 4>(args.C)) return cudaErrorNotSupported;
+    const FastStateUpdate f = fast(args, updated, kChannelThreads, 5, kChannelRows);
+    const auto blocks = f.channel_blocks * quotient_up(f.batch, f.piece);
     channel_state_update_kernel<T, S>
-        <<<grid_for(blocks), kChannelThreads, 0, stream>>>(args, updated, channel_blocks, piece);
+        <<<static_cast<unsigned int>(blocks), kChannelThreads, 0, stream>>>(f);
     return cudaGetLastError();
   }
-  const int lanes = lanes_for(args.states * static_cast<int>(sizeof(S)) / 16);
-  const std::int64_t channel_blocks = quotient_up(updated, kUpdateThreads / lanes);
-  const std::int64_t piece = batch_piece(args.batch, channel_blocks, 10, kUpdateRows);
-  const std::int64_t blocks = channel_blocks * quotient_up(args.batch, piece);
-  state_update_kernel<T, S><<<grid_for(blocks), kUpdateThreads, 0, stream>>>(
-      args, updated, channel_blocks, piece, lanes);
+  constexpr int kVector = 16 / static_cast<int>(sizeof(S));
+  constexpr int kChannels = kUpdateThreads * kVector / kFastStates * kUpdateGroups;
+  if (!is_aligned(args.state, 16) || !fits<T, kVector>(args.B) || !fits<T, kVector>(args.C)) {
+    return cudaErrorNotSupported;
+  }
+  const FastStateUpdate f = fast(args, updated, kChannels, 10, kUpdateRows);
+  const auto blocks = f.channel_blocks * quotient_up(f.batch, f.piece);
+  state_update_kernel<T, S><<<static_cast<unsigned int>(blocks), kUpdateThreads, 0, stream>>>(f);
   return cudaGetLastError();
 }
 
 template <typename T, typename S>
-bool is_fast(const HeadStateUpdate& args) {
-  constexpr int kVector = 16 / static_cast<int>(sizeof(S));
-  return args.states % kVector == 0 && args.states <= 32 * kVector && is_aligned(args.state, 16) &&
-         fits<T, kVector>(args.B) && fits<T, kVector>(args.C);
-}
-
-template <typename T, typename S>
 cudaError_t launch_fast(const HeadStateUpdate& args, cudaStream_t stream) {
-  const int lanes = lanes_for(args.states * static_cast<int>(sizeof(S)) / 16);
-  const std::int64_t teams = kHeadThreads / lanes;
+  constexpr int kVector = 16 / static_cast<int>(sizeof(S));
+  if (args.states % kVector != 0 || args.states > 32 * kVector || !is_aligned(args.state, 16) ||
+      !fits<T, kVector>(args.B) || !fits<T, kVector>(args.C)) {
+    return cudaErrorNotSupported;
+  }
+  const std::int64_t all = args.batch * args.heads;
+  if (!is_small(all) || !is_small(args.head_dim)) return cudaErrorNotSupported;
+  HeadPieces cut = {};
+  cut.heads = static_cast<std::int32_t>(args.heads);
+  cut.group_heads = static_cast<std::int32_t>(args.heads / args.groups);
+  cut.lanes = lanes_for(args.states / kVector);
+  cut.row_bytes = static_cast<std::int32_t>(args.states * static_cast<int>(sizeof(S)));
   // Small batches are cut into pieces of heads until every multiprocessor has its blocks.
   const std::int64_t wanted = std::int64_t{multiprocessors()} * 5;
-  std::int64_t pieces = 1;
-  while (args.batch * args.heads * pieces < wanted && pieces * teams < args.head_dim) pieces *= 2;
+  const std::int64_t teams = kHeadThreads / cut.lanes;
+  cut.pieces = 1;
+  while (all * cut.pieces < wanted && cut.pieces * teams < args.head_dim) cut.pieces *= 2;
+  cut.rows = static_cast<std::int32_t>(quotient_up(args.head_dim, cut.pieces));
   head_state_update_kernel<T, S>
-      <<<grid_for(args.batch * args.heads * pieces), kHeadThreads, 0, stream>>>(args, pieces,
-                                                                                lanes);
+      <<<static_cast<unsigned int>(all * cut.pieces), kHeadThreads, 0, stream>>>(args, cut);
   return cudaGetLastError();
 }
 
@@ -187,23 +227,19 @@ cudaError_t state_update(const StateUpdate& args, cudaStream_t stream) {
   if (!why_not(args).empty()) return cudaErrorInvalidValue;
   const std::int64_t updated = args.active != nullptr ? args.active_count : args.channels;
   if (args.batch == 0 || updated == 0) return cudaSuccess;  // an empty grid is a launch error
-  return with_types(args.type, args.state_type, [&](auto element, auto state) {
-    using T = decltype(element);
-    using S = decltype(state);
-    return is_fast<T, S>(args) ? launch_fast<T, S>(args, updated, stream)
-                               : launch_plain(plain(args, updated), stream);
+  const cudaError_t status = with_types(args.type, args.state_type, [&](auto element, auto state) {
+    return launch_fast<decltype(element), decltype(state)>(args, updated, stream);
   });
+  return status == cudaErrorNotSupported ? launch_plain(plain(args, updated), stream) : status;
 }
 
 cudaError_t head_state_update(const HeadStateUpdate& args, cudaStream_t stream) {
   if (!why_not(args).empty()) return cudaErrorInvalidValue;
   if (args.batch == 0 || args.heads == 0 || args.head_dim == 0) return cudaSuccess;
-  return with_types(args.type, args.state_type, [&](auto element, auto state) {
-    using T = decltype(element);
-    using S = decltype(state);
-    return is_fast<T, S>(args) ? launch_fast<T, S>(args, stream)
-                               : launch_plain(plain(args), stream);
+  const cudaError_t status = with_types(args.type, args.state_type, [&](auto element, auto state) {
+    return launch_fast<decltype(element), decltype(state)>(args, stream);
   });
+  return status == cudaErrorNotSupported ? launch_plain(plain(args), stream) : status;
 }
 
 }  // namespace icd
