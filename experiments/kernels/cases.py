@@ -1,21 +1,30 @@
-"""What is compared: kernels, shapes, goals, and how ours and a peer's are called on the same values.
+"""What is compared: kernels, shapes, goals, and how both sides are called on the same values.
+
+Ours are called through the C interface, by the structs of experiments/pytorch/icd_kernels.py.
 
 A case makes sets of buffers. `ours`, `peer` and `copy` are then lists of calls, one for each set;
 `results()` are pairs of what ours and the peer computed. Activations are bf16, weights of the
 recurrence f32, as the models have them. Values follow what trained models look like: see each case.
 """
+import ctypes
 import math
+import pathlib
+import sys
 import types
 
 import torch
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "pytorch"))
+import icd_kernels
+from icd_kernels import tensor
 from interleaved import sets_beyond_cache
-from structs import BF16
+
+BF16 = 2  # ICD_BF16
 
 
 class Case:
-    """name, shape; goal: least ratio of the peer's time to ours; copy_goal: least share of the rate at
-    which the device copies as many bytes as the kernel must read and write."""
+    """goal: least ratio of the peer's time to ours; copy_goal: least share of the rate at which the
+    device copies as many bytes as the kernel has to read and write."""
 
     peer_name = None
     tolerance = 5e-3  # of two bf16 results of f32 sums, each 1.7e-3 off by its last rounding
@@ -27,17 +36,17 @@ class Case:
     def name(self):
         return f"{self.kernel} {self.shape}"
 
-    def build(self, library, peer, seed):
+    def build(self, peer, seed):
         """Buffers and calls; `peer` is the peer's function, or None."""
         self.generator = torch.Generator(device="cuda").manual_seed(seed)
-        self.library = library
         count = sets_beyond_cache(self.bytes_moved())
         self.sets = [self.make_set(peer is not None) for _ in range(count)]
         self.ours = [self.our_call(s) for s in self.sets]
         self.peer = [self.peer_call(peer, s) for s in self.sets] if peer else None
         half = self.bytes_moved() // 2
-        pairs = [torch.empty(2, half, dtype=torch.uint8, device="cuda").random_(generator=self.generator)
-                 for _ in range(count)]
+        pairs = [torch.empty(2, half, dtype=torch.uint8, device="cuda") for _ in range(count)]
+        for pair in pairs:
+            pair.random_(generator=self.generator)
         self.copy = [lambda p=p: p[0].copy_(p[1]) for p in pairs]
 
     def randn(self, *shape, scale=1.0, shift=0.0, dtype=torch.bfloat16):
@@ -48,12 +57,27 @@ class Case:
         values = torch.rand(shape, generator=self.generator, device="cuda")
         return values.mul_(high - low).add_(low)
 
-    def on_stream(self, name, args, returns):
-        """A call of ours on the stream that is current when it is made."""
-        def call():
-            self.library.call(name, args, torch.cuda.current_stream().cuda_stream)
-            return returns
-        return call
+
+
+def on_stream(name, args, returns):
+    """A call of ours on the stream that is current when it is made."""
+    library = icd_kernels.library()
+    function = getattr(library, f"icd_{name}")
+    def call():
+        if function(ctypes.byref(args), torch.cuda.current_stream().cuda_stream) != 0:
+            raise icd_kernels.Error(library.icd_kernels_error().decode())
+        return returns
+    return call
+
+
+def workspace(name, args):
+    """The workspace a call asks for, if any, set in `args`; to be kept as long as they are."""
+    size = getattr(icd_kernels.library(), f"icd_{name}_workspace")(ctypes.byref(args))
+    if size == 0:
+        return None
+    memory = torch.empty(size, dtype=torch.uint8, device="cuda")
+    args.workspace = memory.data_ptr()
+    return memory
 
 
 def nan_like(tensor):
@@ -61,9 +85,10 @@ def nan_like(tensor):
 
 
 class SelectiveScan(Case):
-    """Mamba-1 prefill with softplus, D, z and the last state. mamba-ssm reads (B, D, L), ours (B, L, D):
-    each its own layout, no transposition counted. It also writes the sum before the gate and a state a
-    chunk. dt: median softplus(-4.5) = 0.011, which spans 1e-3 to 1e-1; A = -(n + 1) within a factor."""
+    """Mamba-1 prefill with softplus, D, z and the last state. mamba-ssm reads (B, D, L), ours
+    (B, L, D): each its own layout, no transposition counted. It also writes the sum before the gate
+    and a state a chunk. dt has a median of softplus(-4.5) = 0.011 and spans 1e-3 to 1e-1;
+    A = -(n + 1) within a factor."""
 
     kernel, peer_name, states = "selective_scan", "selective_scan", 16
 
@@ -89,15 +114,14 @@ class SelectiveScan(Case):
         return s
 
     def our_call(self, s):
-        (b, d, l), n, lib = self.shape, self.states, self.library
-        wide = lambda t: lib.tensor(t, l * d, d)
-        narrow = lambda t: lib.tensor(t, l * n, n)
-        args = lib.args("selective_scan", batch=b, length=l, channels=d, states=n, type=BF16,
-                        softplus=1, u=wide(s.u), dt=wide(s.dt), z=wide(s.z), B=narrow(s.B),
-                        C=narrow(s.C), y=wide(s.y), A=s.A.data_ptr(), D=s.D.data_ptr(),
-                        dt_bias=s.bias.data_ptr(), final_state=s.last.data_ptr())
-        s.workspace = workspace(lib, "selective_scan", args)
-        return self.on_stream("selective_scan", args, s.y)
+        b, d, l = self.shape
+        args = icd_kernels.SelectiveScan(
+            batch=b, length=l, channels=d, states=self.states, type=BF16, softplus=1,
+            u=tensor(s.u), dt=tensor(s.dt), z=tensor(s.z), B=tensor(s.B), C=tensor(s.C),
+            y=tensor(s.y), A=s.A.data_ptr(), D=s.D.data_ptr(), dt_bias=s.bias.data_ptr(),
+            final_state=s.last.data_ptr())
+        s.workspace = workspace("selective_scan", args)
+        return on_stream("selective_scan", args, s.y)
 
     def peer_call(self, forward, s):
         u, dt, z = s.theirs
@@ -134,12 +158,12 @@ class Conv(Case):
         return s
 
     def our_call(self, s):
-        (b, d, l), lib = self.shape, self.library
-        strides = (d * l, d, 1) if self.layout == "BLD" else (d * l, 1, l)
-        args = lib.args("causal_conv1d", batch=b, length=l, channels=d, width=4, type=BF16, silu=1,
-                        x=lib.tensor(s.x, *strides), y=lib.tensor(s.y, *strides),
-                        weight=s.weight.data_ptr(), bias=s.bias.data_ptr())
-        return self.on_stream("causal_conv1d", args, s.y)
+        b, d, l = self.shape
+        as_BLD = (lambda t: t) if self.layout == "BLD" else (lambda t: t.transpose(1, 2))
+        args = icd_kernels.CausalConv1d(
+            batch=b, length=l, channels=d, width=4, type=BF16, silu=1, x=tensor(as_BLD(s.x)),
+            y=tensor(as_BLD(s.y)), weight=s.weight.data_ptr(), bias=s.bias.data_ptr())
+        return on_stream("causal_conv1d", args, s.y)
 
     def peer_call(self, forward, s):
         x = s.x.transpose(1, 2) if self.layout == "BLD" else s.x  # (B, D, L) by its strides
@@ -159,9 +183,10 @@ class ConvChannelFirst(Conv):
 
 
 class Ssd(Case):
-    """Mamba-2 prefill of the 2.7b model: 80 heads of 64, one group of 128 states, D, softplus, the last
-    state; no z, since that model gates in its norm. dt log-uniform in 1e-3 to 1e-1, A in -16 to -1, as
-    initialised. The peer is mamba_chunk_scan_combined in chunks of 256, all of its kernels."""
+    """Mamba-2 prefill of the 2.7b model: 80 heads of 64, one group of 128 states, D, softplus, the
+    last state; no z, since that model gates in its norm. dt log-uniform in 1e-3 to 1e-1, A in -16
+    to -1, as initialised. The peer is mamba_chunk_scan_combined in chunks of 256, all its kernels.
+    """
 
     kernel, peer_name = "ssd 2.7b", "ssd"
     heads, head_dim, states, chunk = 80, 64, 128, 256
@@ -186,14 +211,15 @@ class Ssd(Case):
         return s
 
     def our_call(self, s):
-        (b, l), h, p, n, lib = self.shape, self.heads, self.head_dim, self.states, self.library
-        of = lambda t, channels: lib.tensor(t, l * channels, channels)
-        args = lib.args("ssd", batch=b, length=l, heads=h, head_dim=p, groups=1, states=n, type=BF16,
-                        softplus=1, x=of(s.x, h * p), dt=of(s.dt, h), B=of(s.B, n), C=of(s.C, n),
-                        y=of(s.y, h * p), A=s.A.data_ptr(), D=s.D.data_ptr(),
-                        dt_bias=s.bias.data_ptr(), final_state=s.last.data_ptr())
-        s.workspace = workspace(lib, "ssd", args)
-        return self.on_stream("ssd", args, s.y)
+        b, l = self.shape
+        by_channel = lambda t: tensor(t.flatten(2))  # a view: what it is of stays in s
+        args = icd_kernels.Ssd(
+            batch=b, length=l, heads=self.heads, head_dim=self.head_dim, groups=1,
+            states=self.states, type=BF16, softplus=1, x=by_channel(s.x), dt=tensor(s.dt),
+            B=by_channel(s.B), C=by_channel(s.C), y=by_channel(s.y), A=s.A.data_ptr(),
+            D=s.D.data_ptr(), dt_bias=s.bias.data_ptr(), final_state=s.last.data_ptr())
+        s.workspace = workspace("ssd", args)
+        return on_stream("ssd", args, s.y)
 
     def peer_call(self, forward, s):
         def call():
@@ -209,7 +235,7 @@ class Ssd(Case):
 
 
 class StateUpdate(Case):
-    """Mamba-1, one token of the 2.8b model: 5120 channels of 16 states in bf16; shape is the batch."""
+    """Mamba-1, one token of the 2.8b model: 5120 channels of 16 bf16 states; shape is the batch."""
 
     kernel, peer_name = "state_update 2.8b", "state_update"
     channels, states = 5120, 16
@@ -232,13 +258,12 @@ class StateUpdate(Case):
         return s
 
     def our_call(self, s):
-        b, d, n, lib = self.shape, self.channels, self.states, self.library
-        args = lib.args("state_update", batch=b, channels=d, states=n, type=BF16, softplus=1,
-                        state_type=BF16, u=lib.tensor(s.u, d), dt=lib.tensor(s.dt, d),
-                        z=lib.tensor(s.z, d), B=lib.tensor(s.B, n), C=lib.tensor(s.C, n),
-                        y=lib.tensor(s.y, d), A=s.A.data_ptr(), D=s.D.data_ptr(),
-                        dt_bias=s.bias.data_ptr(), state=s.state.data_ptr())
-        return self.on_stream("state_update", args, s.y)
+        args = icd_kernels.StateUpdate(
+            batch=self.shape, channels=self.channels, states=self.states, type=BF16, softplus=1,
+            state_type=BF16, u=tensor(s.u), dt=tensor(s.dt), z=tensor(s.z), B=tensor(s.B),
+            C=tensor(s.C), y=tensor(s.y), A=s.A.data_ptr(), D=s.D.data_ptr(),
+            dt_bias=s.bias.data_ptr(), state=s.state.data_ptr())
+        return on_stream("state_update", args, s.y)
 
     def peer_call(self, forward, s):
         def call():
@@ -252,8 +277,9 @@ class StateUpdate(Case):
 
 
 class HeadStateUpdate(Case):
-    """Mamba-2, one token of the 2.7b model: 80 heads of 64 x 128 states in bf16; shape is the batch. No
-    z, as in Ssd. The peer takes what a head has one of as views that repeat it, and knows them."""
+    """Mamba-2, one token of the 2.7b model: 80 heads of 64 x 128 bf16 states; shape is the batch.
+    No z, as in Ssd. The peer takes what a head has one of as views that repeat it, and knows them.
+    """
 
     kernel, peer_name = "state_update 2.7b", "state_update"
     heads, head_dim, states = 80, 64, 128
@@ -276,13 +302,14 @@ class HeadStateUpdate(Case):
         return s
 
     def our_call(self, s):
-        b, h, p, n, lib = self.shape, self.heads, self.head_dim, self.states, self.library
-        args = lib.args("head_state_update", batch=b, heads=h, head_dim=p, groups=1, states=n,
-                        type=BF16, softplus=1, state_type=BF16, x=lib.tensor(s.x, h * p),
-                        dt=lib.tensor(s.dt, h), B=lib.tensor(s.B, n), C=lib.tensor(s.C, n),
-                        y=lib.tensor(s.y, h * p), A=s.A.data_ptr(), D=s.D.data_ptr(),
-                        dt_bias=s.bias.data_ptr(), state=s.state.data_ptr())
-        return self.on_stream("head_state_update", args, s.y)
+        by_channel = lambda t: tensor(t.flatten(1))  # a view: what it is of stays in s
+        args = icd_kernels.HeadStateUpdate(
+            batch=self.shape, heads=self.heads, head_dim=self.head_dim, groups=1,
+            states=self.states, type=BF16, softplus=1, state_type=BF16, x=by_channel(s.x),
+            dt=tensor(s.dt), B=by_channel(s.B), C=by_channel(s.C), y=by_channel(s.y),
+            A=s.A.data_ptr(), D=s.D.data_ptr(), dt_bias=s.bias.data_ptr(),
+            state=s.state.data_ptr())
+        return on_stream("head_state_update", args, s.y)
 
     def peer_call(self, forward, s):
         b, h, p, n = self.shape, self.heads, self.head_dim, self.states
@@ -297,16 +324,6 @@ class HeadStateUpdate(Case):
     def results(self):
         s = self.sets[0]
         return {"y": (s.y, s.theirs_out), "state": (s.state, s.their_state)}
-
-
-def workspace(library, name, args):
-    """The workspace a call asks for, if any, set in `args`; to be kept as long as they are."""
-    size = library.workspace(name, args)
-    if size == 0:
-        return None
-    memory = torch.empty(size, dtype=torch.uint8, device="cuda")
-    args.workspace = memory.data_ptr()
-    return memory
 
 
 CASES = [  # goals: issue 6, "Goals on one H200"

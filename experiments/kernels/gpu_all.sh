@@ -2,7 +2,8 @@
 # gpu_all.sh [--results DIR] [--programs DIR] [--peers DIR] [--stages LIST] [--commit C] [--quick]
 #            [--jobs N]
 #
-# Everything that needs a GPU, in one command, on a bare machine with a driver (RunPod, Lambda, Slurm):
+# Everything that needs a GPU, in one command, on a bare machine with a driver (RunPod, Lambda, a
+# Slurm node):
 #
 #   build     with CMake and nvcc, in build-gpu; left out where --programs names a folder that
 #             pack.sh made elsewhere
@@ -92,8 +93,10 @@ at_once() {
 
 if wants build && [ -z "$programs" ]; then
   programs=$root/build-gpu
-  step build 3600 bash -ec "cmake -S '$root' -B '$programs' -DCMAKE_CUDA_ARCHITECTURES=native \
-    -DCMAKE_BUILD_TYPE=Release && cmake --build '$programs' -j --target $("$here/pack.sh" --targets)"
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+  step build 3600 bash -ec "cmake -S '$root' -B '$programs' -DCMAKE_BUILD_TYPE=Release \
+    -DCMAKE_CUDA_ARCHITECTURES=$capability -DICD_CUDA=ON -DICD_EXPERIMENTS=ON
+    cmake --build '$programs' --parallel --target $("$here/pack.sh" --targets)"
 fi
 programs=${programs:-$root/build-gpu}
 [ -d "$programs" ] || { echo "gpu_all.sh: no folder $programs with programs" >&2; exit 2; }

@@ -1,8 +1,9 @@
 """Times several ways of doing the same thing on one GPU, turn and turn about.
 
-A contender is a list of calls, one for each set of buffers; sets are as many as it takes to leave the
-L2 cache behind. Its calls become one CUDA graph, replayed between two events. A round replays every
-contender once, in order, the next round in reverse (ABBA), so that a drift of the clock meets all alike.
+A contender is a list of calls, one for each set of buffers; sets are as many as it takes to leave
+the L2 cache behind. Its calls become one CUDA graph, replayed between two events. A round replays
+every contender once, in order, the next round in reverse (ABBA), so that a drift of the clock meets
+all alike.
 """
 import math
 import statistics
@@ -19,8 +20,8 @@ def sets_beyond_cache(bytes_moved, most=64):
 
 
 def capture(calls, repeats):
-    """A graph of every call in turn, `repeats` times. What calls return is kept, or the graph's memory
-    pool would give one set's outputs the addresses of another's, still warm."""
+    """A graph of every call in turn, `repeats` times. What calls return is kept, or the graph's
+    memory pool would give one set's outputs the addresses of another's, still warm."""
     graph, kept = torch.cuda.CUDAGraph(), []
     with torch.cuda.graph(graph):
         for _ in range(repeats):
@@ -40,7 +41,7 @@ def replay_us(graph):
 def samples_us(contenders, rounds):
     """{name: rounds samples of microseconds a call} of {name: calls}, interleaved."""
     for calls in contenders.values():
-        for call in calls:  # what is compiled, loaded or tuned at a first call, is before the capture
+        for call in calls:  # what a first call compiles, loads or tunes
             call()
     torch.cuda.synchronize()
     first = {name: capture(calls, 1) for name, calls in contenders.items()}
@@ -73,4 +74,5 @@ def ratio(numerator, denominator):
     """(ratio of the medians, 5 % and 95 % quantile of the ratios of each round)."""
     each = sorted(a / b for a, b in zip(numerator, denominator))
     quantile = lambda q: each[min(len(each) - 1, int(q * len(each)))]
-    return statistics.median(numerator) / statistics.median(denominator), quantile(0.05), quantile(0.95)
+    medians = statistics.median(numerator) / statistics.median(denominator)
+    return medians, quantile(0.05), quantile(0.95)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# pack.sh [BUILD [FOLDER]]: builds what gpu_all.sh runs and collects it, for a machine that cannot build;
-#                           default build-pack and carry/kernels
+# pack.sh [BUILD [FOLDER]]: builds what gpu_all.sh runs and collects it, for a machine that cannot
+#                           build; default build-pack and carry/kernels
 # pack.sh --targets         lists what that is
 #
-# The programs need nothing that FOLDER does not hold but a libc no older than this machine's. They are
-# built without oneDNN, whose 38 MB only the forward pass on the CPU uses. CUDAARCHS chooses the
+# The programs need nothing that FOLDER does not hold, but a libc no older than this machine's. They
+# are built without oneDNN, whose 38 MB only the forward pass on the CPU uses. CUDAARCHS chooses the
 # architectures, e.g. CUDAARCHS=90 for Hopper alone; JOBS how many compilers run at once.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

@@ -2,15 +2,16 @@
 """Our kernels against mamba-ssm and causal-conv1d, on one GPU in one process, turn and turn about.
 
     experiments/kernels/peers.py --library build/libicd_kernels.so -o RESULTS.json
-    experiments/kernels/peers.py --library ... --quick           # a case or two a kernel, few rounds
-    experiments/kernels/peers.py --library ... --only ssd        # cases whose name has this in it
+    experiments/kernels/peers.py --quick           # a case or two a kernel, few rounds
+    experiments/kernels/peers.py --only ssd        # cases whose name has this in it
 
 Ours are called through the C interface by ctypes. A peer is what `import` finds; one that is not
 installed is a line that says so. Every case is first computed by both and compared, then timed: see
-interleaved.py. Beside them runs a copy of as many bytes as the kernel must read and write, and ours a
-second time, whose ratio to the first is what no difference looks like.
+interleaved.py. Beside them runs a copy of as many bytes as the kernel has to read and write, and
+ours a second time, whose ratio to the first is what no difference looks like.
 
-Exit status: 0; 1 if a comparison is out of its tolerance or a case failed. A missed goal is a result.
+Exit status: 0; 1 if a comparison is out of its tolerance or a case failed; 2 wrong call; 5 no
+device or no library. A missed goal is a result.
 """
 import argparse
 import copy
@@ -21,6 +22,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import pathlib
 import platform
 import statistics
@@ -29,9 +31,8 @@ import sys
 
 import torch
 
-from cases import CASES
+from cases import CASES, icd_kernels
 from interleaved import ratio, samples_us
-from structs import Library
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PEERS = {  # name in cases.py: (module, function, distribution)
@@ -94,11 +95,11 @@ def relative_l2(ours, theirs):
     return ((ours - theirs).norm() / theirs.norm().clamp_min(1e-300)).item()
 
 
-def run(case, library, functions, options):
+def run(case, functions, options):
     """The record of one case."""
     record = {"kernel": case.kernel, "case": case.name, "goal": case.goal,
               "copy_goal": case.copy_goal, "bytes_moved": case.bytes_moved()}
-    case.build(library, functions.get(case.peer_name), options.seed)
+    case.build(functions.get(case.peer_name), options.seed)
     record["sets"] = len(case.sets)
     contenders = {"ours": case.ours, "copy": case.copy, "ours again": case.ours}
     for calls in (case.ours, case.peer or []):
@@ -155,7 +156,8 @@ def row(record):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--library", type=pathlib.Path, required=True, help="libicd_kernels.so")
+    parser.add_argument("--library", type=pathlib.Path,
+                        help="libicd_kernels.so; left out: where icd_kernels.py looks")
     parser.add_argument("--rounds", type=int, help="samples of each (default 41, quick: 9)")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--quick", action="store_true")
@@ -168,9 +170,16 @@ def main():
         print("peers.py: PyTorch sees no CUDA device here, and times need one", file=sys.stderr)
         return 5
     torch.cuda.init()
-    library = Library(options.library.resolve())
+    if options.library:
+        os.environ["ICD_KERNELS"] = str(options.library.resolve())
+    try:
+        library = pathlib.Path(icd_kernels.library()._name)
+    except icd_kernels.Error as error:
+        print(f"peers.py: {error}", file=sys.stderr)
+        return 5
     functions, notes = find_peers()
-    cases = [case for case in CASES if options.only in case.name and (case.quick or not options.quick)]
+    cases = [case for case in CASES
+             if options.only in case.name and (case.quick or not options.quick)]
     if not cases:
         print(f"peers.py: no case has '{options.only}' in its name", file=sys.stderr)
         return 2
@@ -179,7 +188,8 @@ def main():
               "seed": options.seed, "rounds": options.rounds, "command": " ".join(sys.argv),
               "commit": options.commit or shell("git", "rev-parse", "HEAD"),
               "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-              "library_sha256": hashlib.sha256(options.library.read_bytes()).hexdigest(),
+              "library_sha256": hashlib.sha256(library.read_bytes()).hexdigest()
+              if library.exists() else None,
               "cases": []}
     print(f"{report['machine']['device']}, driver {report['machine']['driver']}, torch "
           f"{report['machine']['torch']}, triton {report['machine']['triton']}")
@@ -192,7 +202,7 @@ def main():
             gc.collect()
             torch.cuda.empty_cache()
             with torch.no_grad():
-                record = run(copy.copy(case), library, functions, options)  # its buffers go with it
+                record = run(copy.copy(case), functions, options)  # its buffers go with it
         except Exception as error:  # one case's failure is its own
             record = {"case": case.name, "error": str(error).splitlines()[0] if str(error)
                       else type(error).__name__}
