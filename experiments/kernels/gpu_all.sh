@@ -9,7 +9,7 @@
 #             pack.sh made elsewhere
 #   tests     every kernel against its reference on the CPU; a skipped test is a failure
 #   sanitize  the same programs without their large cases under compute-sanitizer, where it is
-#   bench     scan_bench, stream_bench, decode_bench, ssd_bench: what the designs reach
+#   bench     every *_bench that kernels/CMakeLists.txt lists: what the designs reach
 #   matrix    icd bench kernels: kernels x layouts x orders, with counters and controls
 #   peers     peers.py: mamba-ssm and causal-conv1d beside ours, where PyTorch is; --peers is a
 #             folder whose env.sh makes them importable
@@ -148,7 +148,13 @@ fi
 if wants bench; then
   for bench in $("$here/pack.sh" --targets); do
     [[ $bench == *_bench ]] || continue
-    record "$bench" 240 "$bench.json" "$programs/$bench" --commit "$commit" --driver "$driver"
+    run=("$programs/$bench" --commit "$commit" --driver "$driver")
+    # Their records: --json FILE, or --json for standard output, or standard output as it is.
+    case $("$programs/$bench" --help 2> /dev/null) in
+      *"--json TEXT"*) step "$bench" 240 "${run[@]}" --json "$results/$bench.json" ;;
+      *--json*) record "$bench" 240 "$bench.json" "${run[@]}" --json ;;
+      *) record "$bench" 240 "$bench.json" "${run[@]}" ;;
+    esac
   done
 fi
 
