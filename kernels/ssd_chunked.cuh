@@ -1,0 +1,685 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/mma.cuh"
+#include "kernels/ssd.cuh"
+
+// The chunked form of ssd on tensor cores. A chunk is 32 tokens i, j of a sequence; a tile is 64
+// channels p of a head; n are the N states. With c_i the sum of log2(decay) up to token i of the
+// chunk, and h the tile's state ahead of it:
+//   y^T (p, i) = 2^c_i sum_n h (p, n) C (i, n) + sum_j<=i x (j, p) S (i, j)
+//   S (i, j)   = 2^(c_i - c_j) dt_j sum_n C (i, n) B (j, n)
+//   h (p, n)   = 2^c_31 h (p, n) + sum_j 2^(c_31 - c_j) dt_j x (j, p) B (j, n)
+// All of it transposed, so that a state stays in the registers of its warp from the first token to
+// the last: as an accumulator it has the layout of the left operand of its product with C. Powers
+// are of differences that are at most 0. The right operands are rounded to the type: h, S and the
+// weighted x; sums and the state itself are f32.
+namespace icd {
+
+constexpr int kSsdChunk = 32;     // 9.5 products of 16 x 8 x 16 a token and tile; 64: 10.5, 16: 10
+constexpr int kSsdTile = 64;      // channels
+constexpr int kSsdTileWarps = 2;  // with 32 channels each: half the reads of B and C that 16 need
+constexpr int kSsdTileThreads = 32 * kSsdTileWarps;
+
+// Which sequences are cut into segments. An item is kTiles tiles of a sequence; tiles of one
+// sequence count fastest. Items from `whole` on are run by `segments` blocks each, which need what
+// ssd_segments_kernel left.
+struct SsdPlan {
+  std::int64_t items;
+  std::int64_t whole;
+  int segments;
+  int stages;     // chunks in shared memory, 2 or 3
+  float* states;  // (items - whole, segments - 1, kTiles, N / 2, 64 threads, 4)
+  float* decays;  // (items - whole, segments - 1, kTiles), log2
+};
+
+// What the tokens of a chunk do to a head. Tokens behind the end have dt = 0.
+struct SsdTable {
+  float sum[kSsdChunk];     // c_i
+  float dt[kSsdChunk];      // dt_j
+  float decay[kSsdChunk];   // 2^c_i
+  float weight[kSsdChunk];  // 2^(c_31 - c_j) dt_j
+};
+
+// Bytes of shared memory, by what is in them. Rows of 16-byte words are swizzled: word w of row r
+// is at w ^ (r % 8), so that eight rows of a matrix lie in eight different banks.
+template <int kStates, int kTiles>
+struct SsdShared {
+  static constexpr int kStatesRow = 2 * kStates;
+  static constexpr int kChannelsRow = 2 * kSsdTile;
+  static constexpr int kMaskRow = 2 * kSsdChunk;
+  static constexpr int kB = 0;  // of a stage
+  static constexpr int kX = kB + kSsdChunk * kStatesRow;
+  static constexpr int kStateStage = kX + kTiles * kSsdChunk * kChannelsRow;  // of a first pass
+  static constexpr int kC = kStateStage;
+  static constexpr int kZ = kC + kSsdChunk * kStatesRow;
+  static constexpr int kStage = kZ + kTiles * kSsdChunk * kChannelsRow;
+  // Behind the stages: tables of two chunks, then S of every tile.
+  static constexpr int kTables = 2 * kTiles * static_cast<int>(sizeof(SsdTable));
+  static constexpr int kMasks = kTiles * kSsdChunk * kMaskRow;
+
+  static constexpr int bytes(int stages) { return stages * kStage + kTables + kMasks; }
+  static constexpr int state_bytes(int stages) { return stages * kStateStage + kTables; }
+};
+
+// What a warp knows of its tile.
+struct SsdTile {
+  SsdTokens tokens;  // of its segment
+  std::int64_t batch;
+  std::int64_t channel;  // first of the tile, of all heads'
+  std::int64_t head;
+  std::int64_t group;
+  int segment;
+  int segments;
+};
+
+__device__ __forceinline__ SsdTile ssd_tile_of(const Ssd& args, std::int64_t item, int tiles,
+                                               int tile, int segment, int segments) {
+  const std::int64_t items = args.heads * args.head_dim / (kSsdTile * tiles);  // of a sequence
+  SsdTile at;
+  at.batch = item / items;
+  at.channel = ((item - at.batch * items) * tiles + tile) * kSsdTile;
+  at.head = at.channel / args.head_dim;
+  at.group = at.head / (args.heads / args.groups);
+  at.segment = segment;
+  at.segments = segments;
+  at.tokens = ssd_tokens(args, at.batch);
+  // Segments are whole chunks; the last ones of a short sequence are empty.
+  const std::int64_t chunks = (at.tokens.count + kSsdChunk - 1) / kSsdChunk;
+  const std::int64_t length = (chunks + segments - 1) / segments * kSsdChunk;
+  const std::int64_t begin = min(segment * length, at.tokens.count);
+  at.tokens.first += begin;
+  at.tokens.count = min(length, at.tokens.count - begin);
+  return at;
+}
+
+// Copies 32 rows of `kWords` words of 16 bytes, tokens t0 and on, zeros behind the last; thread
+// `thread` of `kThreads`. ssd_supports() sees to token strides of less than 2^31.
+template <typename T, int kWords, int kThreads>
+__device__ __forceinline__ void ssd_copy(const Strided& tensor, const SsdTokens& tokens,
+                                         std::int64_t channel, std::int64_t t0,
+                                         std::uint32_t shared, int thread) {
+  constexpr int kRows = kThreads / kWords;
+  const int word = thread % kWords;
+  const int row = thread / kWords;
+  const T* from = ssd_row<const T>(tensor, tokens, t0) + channel + word * 8;
+  const auto left = static_cast<int>(min(tokens.count - t0, std::int64_t{kSsdChunk}));
+#pragma unroll
+  for (int r = row; r < kSsdChunk; r += kRows) {
+    const bool is_there = r < left;
+    const T* place = from + (is_there ? r : 0) * static_cast<std::int64_t>(tensor.token);
+    copy_async(shared + (r * kWords + (word ^ (r & 7))) * 16, is_there ? place : tensor.data,
+               is_there);
+  }
+}
+
+// The lane's dt of the chunk at t0, 0 behind the last token.
+template <typename T>
+__device__ __forceinline__ float ssd_dt(const Ssd& args, const SsdTile& tile, std::int64_t t0) {
+  const std::int64_t t = t0 + threadIdx.x % 32;
+  if (t >= tile.tokens.count) return 0.0F;
+  return to_float(ssd_row<const T>(args.dt, tile.tokens, t)[tile.head * args.dt.channel]);
+}
+
+// Fills a table with a warp. Returns c_31.
+__device__ __forceinline__ float ssd_fill(SsdTable& table, const Ssd& args, float raw, float bias,
+                                          float A_log2e, bool is_there) {
+  const int lane = threadIdx.x % 32;
+  const float dt = is_there ? ssd_step(args, raw, bias) : 0.0F;
+  float sum = is_there ? dt * A_log2e : 0.0F;
+  // 2^-256 is 0: beyond, larger sums would only lose the digits of what follows. NaN stays one.
+  sum = sum < -256.0F ? -256.0F : sum;
+#pragma unroll
+  for (int by = 1; by < 32; by *= 2) {
+    const float earlier = __shfl_up_sync(0xffffffffU, sum, by);
+    if (lane >= by) sum += earlier;
+  }
+  const float last = __shfl_sync(0xffffffffU, sum, 31);
+  table.sum[lane] = sum;
+  table.dt[lane] = dt;
+  table.decay[lane] = fast_exp2(sum);
+  table.weight[lane] = fast_exp2(last - sum) * dt;
+  return last;
+}
+
+// Where the words of a matrix's rows are that lane l addresses for load_matrices(): the lanes of
+// matrices 1 and 3 take the second word of a row, those of 2 and 3 rows 8 to 15; or, `kIsTall`,
+// those of 1 and 3 rows 8 to 15 and those of 2 and 3 the second word. kWords: of a row, and the
+// period of its swizzle. Word 2 k of the row is at the place ^ 32 k, row r + 16 at + 16 rows.
+template <int kRowBytes, bool kIsTall>
+__device__ __forceinline__ std::uint32_t ssd_lane_place() {
+  const int lane = threadIdx.x % 32;
+  const int eighth = lane / 8;
+  const int row = lane % 8 + 8 * (kIsTall ? eighth % 2 : eighth / 2);
+  const int word = kIsTall ? eighth / 2 : eighth % 2;
+  const int swizzle = kRowBytes == 64 ? row / 2 % 4 : row % 8;
+  return static_cast<std::uint32_t>(row * kRowBytes + (word ^ swizzle) * 16);
+}
+
+// The state of 32 channels, as the accumulators of 2 x N / 8 products: element (r, n, e) of lane
+// (g, t) is channel 16 r + g + 8 (e / 2), state 8 n + 2 t + e % 2.
+template <int kStates>
+struct SsdState {
+  float h[2][kStates / 8][4];
+
+  // Calls work(value, channel, state) for all that are this lane's.
+  template <typename Work>
+  __device__ __forceinline__ void each(const Work& work) {
+    const int g = threadIdx.x % 32 / 4;
+    const int t = threadIdx.x % 4;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int n = 0; n < kStates / 8; ++n) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          work(h[r][n][e], 16 * r + g + 8 * (e / 2), 8 * n + 2 * t + e % 2);
+        }
+      }
+    }
+  }
+
+  // Four neighbouring accumulators at a time, in the order of the registers.
+  template <typename Work>
+  __device__ __forceinline__ void each_quad(const Work& work) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int n = 0; n < kStates / 8; ++n) work(h[r][n], r * (kStates / 8) + n);
+    }
+  }
+
+  // h = 2^c_31 h + x^T B over the chunk; x (j, p) weighted.
+  template <typename T>
+  __device__ __forceinline__ void advance(const std::uint32_t (&x)[2][2][4], std::uint32_t B,
+                                          float decay) {
+    each_quad([&](float(&four)[4], int) {
+#pragma unroll
+      for (float& value : four) value *= decay;
+    });
+    const std::uint32_t place = B + ssd_lane_place<2 * kStates, true>();
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+#pragma unroll
+      for (int n = 0; n < kStates / 16; ++n) {
+        std::uint32_t b[4];
+        load_transposed(b, (place ^ (32 * n)) + k * 16 * 2 * kStates);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          multiply_add<T>(h[r][2 * n], x[r][k], b[0], b[1]);
+          multiply_add<T>(h[r][2 * n + 1], x[r][k], b[2], b[3]);
+        }
+      }
+    }
+  }
+};
+
+// x^T of the chunk and the warp's 32 channels, or z^T: words [r][k] are the left operand of
+// channels 16 r and on, tokens 16 k and on.
+__device__ __forceinline__ void ssd_load_channels(std::uint32_t (&words)[2][2][4],
+                                                  std::uint32_t tile) {
+  const int half = threadIdx.x / 32 % 2;
+  const int lane = threadIdx.x % 32;
+  const int row = lane % 8 + lane / 16 * 8;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int word = 4 * half + 2 * r + lane / 8 % 2;
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      load_transposed(words[r][k], tile + (16 * k + row) * 128 + ((word ^ (row % 8)) * 16));
+    }
+  }
+}
+
+// x (j, p) 2^(c_31 - c_j) dt_j, rounded again.
+template <typename T>
+__device__ __forceinline__ void ssd_weigh(std::uint32_t (&x)[2][2][4], const SsdTable& table) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+#pragma unroll
+    for (int late = 0; late < 2; ++late) {
+      const float2 weight =
+          *reinterpret_cast<const float2*>(&table.weight[16 * k + 8 * late + 2 * t]);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+#pragma unroll
+        for (int low = 0; low < 2; ++low) {
+          std::uint32_t& pair = x[r][k][2 * late + low];
+          const float2 two = unpacked_pair<T>(pair);
+          pair = packed_pair<T>(two.x * weight.x, two.y * weight.y);
+        }
+      }
+    }
+  }
+}
+
+// S of tokens 16 row and on against tokens 16 column and on, for every tile: C B^T once, then
+// each tile's decays.
+template <typename T, int kStates, int kTiles>
+__device__ __forceinline__ void ssd_mask(int row, int column, std::uint32_t B, std::uint32_t C,
+                                         const SsdTable* tables, unsigned char* masks) {
+  const int g = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
+  const std::uint32_t from_C = C + row * 16 * 2 * kStates + ssd_lane_place<2 * kStates, true>();
+  const std::uint32_t from_B = B + column * 16 * 2 * kStates + ssd_lane_place<2 * kStates, false>();
+  float products[2][4] = {};
+#pragma unroll
+  for (int k = 0; k < kStates / 16; ++k) {
+    std::uint32_t a[4];
+    std::uint32_t b[4];
+    load_matrices(a, from_C ^ (32 * k));
+    load_matrices(b, from_B ^ (32 * k));
+    multiply_add<T>(products[0], a, b[0], b[1]);
+    multiply_add<T>(products[1], a, b[2], b[3]);
+  }
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const SsdTable& table = tables[tile];
+#pragma unroll
+    for (int low = 0; low < 2; ++low) {
+      const int i = 16 * row + 8 * low + g;
+      const float sum = table.sum[i];
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const int j = 16 * column + 8 * n + 2 * t;
+        const float2 sums = *reinterpret_cast<const float2*>(&table.sum[j]);
+        const float2 dts = *reinterpret_cast<const float2*>(&table.dt[j]);
+        const float first = products[n][2 * low] * (fast_exp2(sum - sums.x) * dts.x);
+        const float second = products[n][2 * low + 1] * (fast_exp2(sum - sums.y) * dts.y);
+        const std::uint32_t pair =
+            packed_pair<T>(j <= i ? first : 0.0F, j + 1 <= i ? second : 0.0F);
+        const int word = (j / 8) ^ (i / 2 % 4);
+        *reinterpret_cast<std::uint32_t*>(masks + tile * kSsdChunk * 64 + i * 64 + word * 16 +
+                                          4 * t) = pair;
+      }
+    }
+  }
+}
+
+// y^T (p, i) += sum over j <= i of x (j, p) S (i, j).
+template <typename T>
+__device__ __forceinline__ void ssd_within(float (&y)[2][4][4], const std::uint32_t (&x)[2][2][4],
+                                           std::uint32_t mask) {
+  const std::uint32_t place = mask + ssd_lane_place<64, false>();
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+#pragma unroll
+    for (int i = k; i < 2; ++i) {
+      std::uint32_t b[4];
+      load_matrices(b, (place ^ (32 * k)) + i * 16 * 64);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        multiply_add<T>(y[r][2 * i], x[r][k], b[0], b[1]);
+        multiply_add<T>(y[r][2 * i + 1], x[r][k], b[2], b[3]);
+      }
+    }
+  }
+}
+
+// ssd_within() where x has NaN or infinities: they would reach the tokens ahead of them, as 0 of
+// the mask times NaN. So they are left out, and reach y of their own token and of those behind it
+// as NaN: what infinities of both signs add up to in the recurrence.
+template <typename T>
+__device__ __forceinline__ void ssd_within_spoiled(float (&y)[2][4][4],
+                                                   const std::uint32_t (&x)[2][2][4],
+                                                   std::uint32_t mask,
+                                                   const unsigned char* channels) {
+  const int half = threadIdx.x / 32 % 2;
+  const int g = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
+  std::uint32_t clean[2][2][4];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float2 two = unpacked_pair<T>(x[r][k][e]);
+        clean[r][k][e] = (two.x - two.x == 0.0F ? x[r][k][e] & 0xFFFFU : 0U) |
+                         (two.y - two.y == 0.0F ? x[r][k][e] & 0xFFFF0000U : 0U);
+      }
+    }
+  }
+  ssd_within<T>(y, clean, mask);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+#pragma unroll
+    for (int low = 0; low < 2; ++low) {
+      const int p = 32 * half + 16 * r + 8 * low + g;
+      int first = kSsdChunk;
+      for (int j = kSsdChunk - 1; j >= 0; --j) {
+        const float value = to_float(
+            *reinterpret_cast<const T*>(channels + j * 128 + ((p / 8) ^ (j % 8)) * 16 + p % 8 * 2));
+        if (value - value != 0.0F) first = j;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          if (8 * i + 2 * t + e >= first) y[r][i][2 * low + e] = __int_as_float(0x7FFFFFFF);
+        }
+      }
+    }
+  }
+}
+
+// Grid: plan.whole blocks, and plan.segments for every other item. Block: kTiles x 64.
+// Shared: SsdShared::bytes(plan.stages).
+template <typename T, int kStates, int kTiles>
+__global__ void __launch_bounds__(kTiles* kSsdTileThreads, 4 / kTiles)
+    ssd_chunked_kernel(const __grid_constant__ Ssd args, const __grid_constant__ SsdPlan plan) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  using Shared = SsdShared<kStates, kTiles>;
+  constexpr int kThreads = kTiles * kSsdTileThreads;
+  constexpr int kWarps = kTiles * kSsdTileWarps;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  unsigned char* const behind = shared + plan.stages * Shared::kStage;
+  auto* const tables = reinterpret_cast<SsdTable(*)[kTiles]>(behind);  // of even and odd chunks
+  unsigned char* const masks = behind + Shared::kTables;
+
+  const int warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  const int t = threadIdx.x % 4;
+  const int g = lane / 4;
+  const int own = warp / kSsdTileWarps;   // tile of this warp
+  const int half = warp % kSsdTileWarps;  // of its channels
+  const std::int64_t block = blockIdx.x;
+  const bool is_cut = block >= plan.whole;
+  const std::int64_t item = is_cut ? plan.whole + (block - plan.whole) / plan.segments : block;
+  const SsdTile tile = ssd_tile_of(
+      args, item, kTiles, own, is_cut ? static_cast<int>((block - plan.whole) % plan.segments) : 0,
+      is_cut ? plan.segments : 1);
+  const auto chunks = static_cast<int>((tile.tokens.count + kSsdChunk - 1) / kSsdChunk);
+  const float bias = args.dt_bias == nullptr ? 0.0F : args.dt_bias[tile.head];
+  const float A_log2e = args.A[tile.head] * kLog2E;
+  const float D = args.D == nullptr ? 0.0F : args.D[tile.head];
+  const bool has_z = args.z.data != nullptr;
+  const std::int64_t state_at =
+      ((tile.batch * args.heads * args.head_dim) + tile.channel + 32 * half) * kStates;
+
+  const auto copy_chunk = [&](int chunk) {
+    if (chunk < chunks) {
+      const std::uint32_t stage = shared_address(shared + chunk % plan.stages * Shared::kStage);
+      const std::int64_t t0 = std::int64_t{chunk} * kSsdChunk;
+      ssd_copy<T, kStates / 8, kThreads>(args.B, tile.tokens, tile.group * kStates, t0,
+                                         stage + Shared::kB, threadIdx.x);
+      ssd_copy<T, kStates / 8, kThreads>(args.C, tile.tokens, tile.group * kStates, t0,
+                                         stage + Shared::kC, threadIdx.x);
+      const std::uint32_t at = own * kSsdChunk * Shared::kChannelsRow;
+      ssd_copy<T, 8, kSsdTileThreads>(args.x, tile.tokens, tile.channel, t0,
+                                      stage + Shared::kX + at, threadIdx.x % kSsdTileThreads);
+      if (has_z) {
+        ssd_copy<T, 8, kSsdTileThreads>(args.z, tile.tokens, tile.channel, t0,
+                                        stage + Shared::kZ + at, threadIdx.x % kSsdTileThreads);
+      }
+    }
+    close_copies();
+  };
+  const auto fill_table = [&](int chunk, float raw) {
+    ssd_fill(tables[chunk % 2][own], args, raw, bias, A_log2e,
+             std::int64_t{chunk} * kSsdChunk + lane < tile.tokens.count);
+  };
+
+  copy_chunk(0);
+  if (plan.stages == 3) copy_chunk(1);
+
+  SsdState<kStates> state;
+  state.each([&](float& value, int p, int n) {
+    value = args.initial_state == nullptr ? 0.0F : args.initial_state[state_at + p * kStates + n];
+  });
+  // A segment starts from what those ahead of it leave.
+  for (int s = 0; s < tile.segment; ++s) {
+    const std::int64_t at = ((item - plan.whole) * (plan.segments - 1) + s) * kTiles + own;
+    const float decay = fast_exp2(plan.decays[at]);
+    const auto* left = reinterpret_cast<const float4*>(plan.states) +
+                       at * (kSsdTile * kStates / 4) + threadIdx.x % kSsdTileThreads;
+    state.each_quad([&](float(&four)[4], int quad) {
+      const float4 more = left[quad * kSsdTileThreads];
+      four[0] = fmaf(four[0], decay, more.x);
+      four[1] = fmaf(four[1], decay, more.y);
+      four[2] = fmaf(four[2], decay, more.z);
+      four[3] = fmaf(four[3], decay, more.w);
+    });
+  }
+
+  float next_dt = 0.0F;
+  if (half == 0) {
+    fill_table(0, ssd_dt<T>(args, tile, 0));
+    next_dt = ssd_dt<T>(args, tile, kSsdChunk);
+  }
+
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    if (plan.stages == 3) {
+      wait_for_copies<1>();
+    } else {
+      wait_for_copies<0>();
+    }
+    __syncthreads();  // this chunk is there for all, and the one ahead of it done with
+    copy_chunk(chunk + plan.stages - 1);
+
+    unsigned char* const stage = shared + chunk % plan.stages * Shared::kStage;
+    unsigned char* const channels = stage + Shared::kX + own * kSsdChunk * Shared::kChannelsRow;
+    const std::uint32_t B = shared_address(stage + Shared::kB);
+    const std::uint32_t C = shared_address(stage + Shared::kC);
+    const SsdTable& table = tables[chunk % 2][own];
+
+    // The three 16 x 16 parts of S on and below the diagonal, by warps that take turns.
+    for (int part = (warp + chunk) % kWarps; part < 3; part += kWarps) {
+      ssd_mask<T, kStates, kTiles>(part > 0 ? 1 : 0, part > 1 ? 1 : 0, B, C, tables[chunk % 2],
+                                   masks);
+    }
+    if (half == 0) {
+      fill_table(chunk + 1, next_dt);
+      next_dt = ssd_dt<T>(args, tile, std::int64_t{chunk + 2} * kSsdChunk);
+    }
+
+    float y[2][4][4] = {};  // as in SsdState: channel 16 r + .., token 8 i + 2 t + e % 2
+    {
+      const std::uint32_t place = C + ssd_lane_place<2 * kStates, false>();
+#pragma unroll
+      for (int k = 0; k < kStates / 16; ++k) {
+        std::uint32_t h[2][4];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const float(&four)[4] = state.h[r][2 * k + e / 2];
+            h[r][e] = packed_pair<T>(four[e % 2 * 2], four[e % 2 * 2 + 1]);
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          std::uint32_t c[4];
+          load_matrices(c, (place ^ (32 * k)) + i * 16 * 2 * kStates);
+#pragma unroll
+          for (int r = 0; r < 2; ++r) {
+            multiply_add<T>(y[r][2 * i], h[r], c[0], c[1]);
+            multiply_add<T>(y[r][2 * i + 1], h[r], c[2], c[3]);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 decay = *reinterpret_cast<const float2*>(&table.decay[8 * i + 2 * t]);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+#pragma unroll
+        for (int low = 0; low < 2; ++low) {
+          y[r][i][2 * low] *= decay.x;
+          y[r][i][2 * low + 1] *= decay.y;
+        }
+      }
+    }
+
+    __syncthreads();  // S is there for all
+    std::uint32_t x[2][2][4];
+    ssd_load_channels(x, shared_address(channels));
+    std::uint32_t mark = 0;
+#pragma unroll
+    for (const auto& rows : x) {
+#pragma unroll
+      for (const auto& words : rows) {
+#pragma unroll
+        for (const std::uint32_t word : words) mark = marked<T>(mark, word);
+      }
+    }
+    const std::uint32_t mask = shared_address(masks + own * kSsdChunk * Shared::kMaskRow);
+    if (__any_sync(0xffffffffU, (mark & 0x7FFF7FFFU) != 0)) {
+      ssd_within_spoiled<T>(y, x, mask, channels);
+    } else {
+      ssd_within<T>(y, x, mask);
+    }
+
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int low = 0; low < 2; ++low) {
+          const float2 two = unpacked_pair<T>(x[r][i / 2][i % 2 * 2 + low]);
+          y[r][i][2 * low] = fmaf(D, two.x, y[r][i][2 * low]);
+          y[r][i][2 * low + 1] = fmaf(D, two.y, y[r][i][2 * low + 1]);
+        }
+      }
+    }
+    if (has_z) {
+      std::uint32_t z[2][2][4];
+      ssd_load_channels(
+          z, shared_address(stage + Shared::kZ + own * kSsdChunk * Shared::kChannelsRow));
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+#pragma unroll
+          for (int low = 0; low < 2; ++low) {
+            const float2 two = unpacked_pair<T>(z[r][i / 2][i % 2 * 2 + low]);
+            y[r][i][2 * low] *= silu(two.x);
+            y[r][i][2 * low + 1] *= silu(two.y);
+          }
+        }
+      }
+    }
+
+    // y goes out through where the warp's part of x was, so that rows leave in whole sectors.
+    __syncwarp();
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int token = 8 * i + 2 * t + e % 2;
+          const int word = 4 * half + 2 * r + e / 2;
+          *reinterpret_cast<T*>(channels + token * 128 + (word ^ (token % 8)) * 16 + 2 * g) =
+              from_float<T>(y[r][i][e]);
+        }
+      }
+    }
+    __syncwarp();
+    const std::int64_t t0 = std::int64_t{chunk} * kSsdChunk;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int token = 8 * i + lane / 4 % 2 * 4 + lane / 8;  // 4 apart: other banks
+      const int word = 4 * half + lane % 4;
+      if (t0 + token < tile.tokens.count) {
+        *reinterpret_cast<uint4*>(ssd_row<T>(args.y, tile.tokens, t0 + token) + tile.channel +
+                                  8 * word) =
+            *reinterpret_cast<const uint4*>(channels + token * 128 + (word ^ (token % 8)) * 16);
+      }
+    }
+
+    ssd_weigh<T>(x, table);
+    state.template advance<T>(x, B, table.decay[kSsdChunk - 1]);
+  }
+
+  if (args.final_state != nullptr && tile.segment + 1 == tile.segments) {
+    state.each(
+        [&](float& value, int p, int n) { args.final_state[state_at + p * kStates + n] = value; });
+  }
+#endif
+}
+
+// What the segments of cut items leave of a state of 0, and by how much they decay what was there.
+// Grid: (plan.items - plan.whole) (plan.segments - 1). Block: kTiles x 64.
+// Shared: SsdShared::state_bytes(plan.stages).
+template <typename T, int kStates, int kTiles>
+__global__ void __launch_bounds__(kTiles* kSsdTileThreads, 4 / kTiles)
+    ssd_segments_kernel(const __grid_constant__ Ssd args, const __grid_constant__ SsdPlan plan) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  using Shared = SsdShared<kStates, kTiles>;
+  constexpr int kThreads = kTiles * kSsdTileThreads;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  auto* const tables =
+      reinterpret_cast<SsdTable(*)[kTiles]>(shared + plan.stages * Shared::kStateStage);
+  const int warp = threadIdx.x / 32;
+  const int own = warp / kSsdTileWarps;
+  const int half = warp % kSsdTileWarps;
+  const std::int64_t block = blockIdx.x;
+  const SsdTile tile = ssd_tile_of(args, plan.whole + block / (plan.segments - 1), kTiles, own,
+                                   static_cast<int>(block % (plan.segments - 1)), plan.segments);
+  const auto chunks = static_cast<int>((tile.tokens.count + kSsdChunk - 1) / kSsdChunk);
+  const float bias = args.dt_bias == nullptr ? 0.0F : args.dt_bias[tile.head];
+  const float A_log2e = args.A[tile.head] * kLog2E;
+
+  const auto copy_chunk = [&](int chunk) {
+    if (chunk < chunks) {
+      const std::uint32_t stage =
+          shared_address(shared + chunk % plan.stages * Shared::kStateStage);
+      const std::int64_t t0 = std::int64_t{chunk} * kSsdChunk;
+      ssd_copy<T, kStates / 8, kThreads>(args.B, tile.tokens, tile.group * kStates, t0,
+                                         stage + Shared::kB, threadIdx.x);
+      ssd_copy<T, 8, kSsdTileThreads>(args.x, tile.tokens, tile.channel, t0,
+                                      stage + Shared::kX + own * kSsdChunk * Shared::kChannelsRow,
+                                      threadIdx.x % kSsdTileThreads);
+    }
+    close_copies();
+  };
+  float sum = 0.0F;
+  const auto fill_table = [&](int chunk, float raw) {
+    sum += ssd_fill(tables[chunk % 2][own], args, raw, bias, A_log2e,
+                    std::int64_t{chunk} * kSsdChunk + threadIdx.x % 32 < tile.tokens.count);
+  };
+
+  copy_chunk(0);
+  if (plan.stages == 3) copy_chunk(1);
+  SsdState<kStates> state = {};
+  float next_dt = 0.0F;
+  if (half == 0) {
+    fill_table(0, ssd_dt<T>(args, tile, 0));
+    next_dt = ssd_dt<T>(args, tile, kSsdChunk);
+  }
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    if (plan.stages == 3) {
+      wait_for_copies<1>();
+    } else {
+      wait_for_copies<0>();
+    }
+    __syncthreads();
+    copy_chunk(chunk + plan.stages - 1);
+    const unsigned char* const stage = shared + chunk % plan.stages * Shared::kStateStage;
+    const SsdTable& table = tables[chunk % 2][own];
+    std::uint32_t x[2][2][4];
+    ssd_load_channels(x,
+                      shared_address(stage + Shared::kX + own * kSsdChunk * Shared::kChannelsRow));
+    ssd_weigh<T>(x, table);
+    state.template advance<T>(x, shared_address(stage + Shared::kB), table.decay[kSsdChunk - 1]);
+    if (half == 0) {
+      fill_table(chunk + 1, next_dt);
+      next_dt = ssd_dt<T>(args, tile, std::int64_t{chunk + 2} * kSsdChunk);
+    }
+  }
+
+  const std::int64_t at = block * kTiles + own;
+  auto* left = reinterpret_cast<float4*>(plan.states) + at * (kSsdTile * kStates / 4) +
+               threadIdx.x % kSsdTileThreads;
+  state.each_quad([&](float(&four)[4], int quad) {
+    left[quad * kSsdTileThreads] = {four[0], four[1], four[2], four[3]};
+  });
+  if (threadIdx.x % kSsdTileThreads == 0) plan.decays[at] = sum;
+#endif
+}
+
+}  // namespace icd
