@@ -21,6 +21,38 @@ double geometric_median(std::vector<double>& values) {
   return std::sqrt(*middle * *std::max_element(values.begin(), middle));
 }
 
+void check_samples(std::span<const double> samples) {
+  if (samples.empty()) throw Error(ErrorCode::usage, "samples: there are none");
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    if (samples[i] > 0) continue;
+    throw Error(ErrorCode::usage, "samples: round " + std::to_string(i) + " has " +
+                                      std::to_string(samples[i]) + ", expected a time above 0");
+  }
+}
+
+// What a ratio and its resamples, one for every call of `resample`, amount to.
+template <typename Resample>
+PairedRatio summary(double ratio, const RatioOptions& options, const Resample& resample) {
+  std::vector<double> resamples(static_cast<std::size_t>(options.resamples));
+  std::int64_t above = 0;
+  std::int64_t below = 0;
+  for (double& one : resamples) {
+    one = resample();
+    above += one >= 1 + options.margin;
+    below += one <= 1 / (1 + options.margin);
+  }
+  std::sort(resamples.begin(), resamples.end());
+  // (1 - confidence) / 2 of the resamples lie outside on either side
+  const auto outside = std::min(static_cast<std::size_t>((1 - options.confidence) / 2 *
+                                                         static_cast<double>(resamples.size())),
+                                (resamples.size() - 1) / 2);
+  return {.median = ratio,
+          .low = resamples[outside],
+          .high = resamples[resamples.size() - 1 - outside],
+          .p_equivalent = static_cast<double>(std::max(above, below) + 1) /
+                          static_cast<double>(resamples.size() + 1)};
+}
+
 }  // namespace
 
 double median(std::span<const double> samples) {
@@ -34,44 +66,37 @@ double median(std::span<const double> samples) {
 PairedRatio paired_ratio(std::span<const double> baseline, std::span<const double> contender,
                          const RatioOptions& options) {
   const std::size_t rounds = baseline.size();
-  if (rounds == 0 || contender.size() != rounds) {
+  if (contender.size() != rounds) {
     throw Error(ErrorCode::usage, "samples: " + std::to_string(rounds) + " and " +
                                       std::to_string(contender.size()) +
-                                      " rounds, expected the same number and at least one");
+                                      " rounds, expected the same number");
   }
+  check_samples(baseline);
+  check_samples(contender);
   std::vector<double> ratios(rounds);
-  for (std::size_t i = 0; i < rounds; ++i) {
-    if (!(baseline[i] > 0) || !(contender[i] > 0)) {
-      throw Error(ErrorCode::usage, "samples: round " + std::to_string(i) + " has " +
-                                        std::to_string(baseline[i]) + " and " +
-                                        std::to_string(contender[i]) + ", expected times above 0");
-    }
-    ratios[i] = contender[i] / baseline[i];
-  }
+  for (std::size_t i = 0; i < rounds; ++i) ratios[i] = contender[i] / baseline[i];
   std::vector<double> drawn = ratios;
-  PairedRatio result;
-  result.median = geometric_median(drawn);
-
+  const double ratio = geometric_median(drawn);
   Random random(options.seed);
-  std::vector<double> medians(static_cast<std::size_t>(options.resamples));
-  std::int64_t above = 0;
-  std::int64_t below = 0;
-  for (double& resampled : medians) {
-    for (double& ratio : drawn) ratio = ratios[random.below(rounds)];
-    resampled = geometric_median(drawn);
-    above += resampled >= 1 + options.margin;
-    below += resampled <= 1 / (1 + options.margin);
-  }
-  std::sort(medians.begin(), medians.end());
-  // (1 - c) / 2 of the resamples lie outside on either side
-  const auto outside = std::min(
-      static_cast<std::size_t>((1 - options.confidence) / 2 * static_cast<double>(medians.size())),
-      (medians.size() - 1) / 2);
-  result.low = medians[outside];
-  result.high = medians[medians.size() - 1 - outside];
-  result.p_equivalent =
-      static_cast<double>(std::max(above, below) + 1) / static_cast<double>(medians.size() + 1);
-  return result;
+  return summary(ratio, options, [&] {
+    for (double& one : drawn) one = ratios[random.below(rounds)];
+    return geometric_median(drawn);
+  });
+}
+
+PairedRatio ratio_of_runs(std::span<const double> baseline, std::span<const double> contender,
+                          const RatioOptions& options) {
+  check_samples(baseline);
+  check_samples(contender);
+  std::vector<double> below(baseline.begin(), baseline.end());
+  std::vector<double> above(contender.begin(), contender.end());
+  const double ratio = geometric_median(above) / geometric_median(below);
+  Random random(options.seed);
+  return summary(ratio, options, [&] {
+    for (double& one : below) one = baseline[random.below(baseline.size())];
+    for (double& one : above) one = contender[random.below(contender.size())];
+    return geometric_median(above) / geometric_median(below);
+  });
 }
 
 double noise_bar(const PairedRatio& placebo) noexcept {

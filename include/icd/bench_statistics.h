@@ -38,6 +38,12 @@ struct PairedRatio {
 PairedRatio paired_ratio(std::span<const double> baseline, std::span<const double> contender,
                          const RatioOptions& options = {});
 
+/// The same for two runs at different times, of which no rounds belong together: median of
+/// `contender` / median of `baseline`, resampled independently. What the machine did meanwhile is
+/// in the ratio, and not in the interval.
+PairedRatio ratio_of_runs(std::span<const double> baseline, std::span<const double> contender,
+                          const RatioOptions& options = {});
+
 /// The A/A bar: how far from 1 the interval of a contender reaches that is the baseline once more.
 /// What is no farther away than this is noise.
 double noise_bar(const PairedRatio& placebo) noexcept;

@@ -101,6 +101,18 @@ TEST(PairedRatio, RefusesWhatAreNoPairs) {
   EXPECT_THROW(paired_ratio(Samples{1}, Samples{NAN}), Error);
 }
 
+TEST(RatioOfRuns, NeedsNoPairs) {
+  const PairedRatio ratio = ratio_of_runs(Samples{2, 2, 2, 2}, Samples{3, 3});
+  EXPECT_EQ(ratio.median, 1.5);
+  EXPECT_EQ(ratio.low, 1.5);
+  EXPECT_EQ(ratio.high, 1.5);
+  // medians of resamples of {1, 4} are 1 (1/4), 2 (1/2) and 4 (1/4)
+  EXPECT_EQ(ratio_of_runs(Samples{1}, Samples{1, 4}).low, 1);
+  EXPECT_EQ(ratio_of_runs(Samples{1}, Samples{1, 4}).high, 4);
+  EXPECT_THROW(ratio_of_runs(Samples{}, Samples{1}), Error);
+  EXPECT_THROW(ratio_of_runs(Samples{1}, Samples{-1}), Error);
+}
+
 TEST(NoiseBar, IsHowFarThePlaceboReaches) {
   EXPECT_EQ(noise_bar({.low = 0.75, .high = 1.125}), 0.25);
   EXPECT_EQ(noise_bar({.low = 1.125, .high = 1.5}), 0.5);
