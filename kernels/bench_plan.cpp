@@ -1,0 +1,147 @@
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "icd/error.h"
+#include "kernels/bench_run.h"
+
+namespace icd {
+namespace {
+
+constexpr BenchControl kNull = BenchControl::null;
+constexpr BenchControl kPositive = BenchControl::positive;
+
+// name, layout, control, has_length, has_batch, is_default
+constexpr auto kKernels = std::to_array<BenchKernel>({
+    {"selective-scan", "channel-last", kNull, true, true, true},
+    {"selective-scan", "channel-first", kNull, true, true, false},
+    {"causal-conv1d", "channel-last", kNull, true, true, true},
+    {"causal-conv1d", "channel-first", kNull, true, true, true},
+    {"ssd", "heads", kNull, true, true, true},
+    {"gemm", "row-major", kNull, true, true, true},
+    {"state-update", "[D][N] f32", kNull, false, true, true},
+    {"state-update", "[D][N] bf16", kNull, false, true, true},
+    {"state-update", "[N][D] f32", kNull, false, true, true},
+    {"active-subset", "[D][N] f32", kNull, false, true, true},
+    {"skip-zero-gemv", "input-major", kNull, false, false, true},
+    {"gather", "run-time", kPositive, true, true, true},
+    {"active-subset", "[N][D] f32", kPositive, false, true, true},
+    {"active-subset", "[N][D] bf16", kPositive, false, true, true},
+    {"skip-zero-gemv", "row-major", kPositive, false, false, true},
+    {"block-sparse", "32 x 32", kPositive, false, false, true},
+});
+
+// Sums over channels in another order, rounded to bf16.
+constexpr double kMostDifference = 5e-3;
+
+bool names(const std::string& wanted, const BenchKernel& kernel) {
+  return wanted == kernel.name ||
+         wanted == std::string(kernel.name) + " " + std::string(kernel.layout);
+}
+
+const BenchSeries* series_of(const BenchCell& cell, std::string_view order) {
+  for (const BenchSeries& series : cell.series) {
+    if (series.order == order) return &series;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+std::string_view to_string(BenchControl control) noexcept {
+  return control == BenchControl::null ? "null" : "positive";
+}
+
+std::span<const BenchKernel> bench_kernels() noexcept { return kKernels; }
+
+double BenchSeries::median_cycles() const {
+  std::vector<double> cycles;
+  for (std::size_t i = 0; i < latency_us.size(); ++i) cycles.push_back(latency_us[i] * sm_mhz[i]);
+  return median(cycles);
+}
+
+std::optional<double> BenchCell::counted(const BenchSeries& one) const {
+  const BenchSeries* identity = series_of(*this, "identity");
+  if (identity == nullptr || !identity->counters || !one.counters) return {};
+  return ratio((*one.counters)[counter_of_model], (*identity->counters)[counter_of_model]);
+}
+
+bool BenchCell::holds() const {
+  bool has_moved = false;
+  for (const BenchSeries& one : series) {
+    if (!(one.difference <= kMostDifference)) return false;
+    const bool is_slower = one.verdict == Verdict::slower;
+    const bool is_faster = one.verdict == Verdict::faster;
+    if (kernel.control == BenchControl::null) {
+      if (is_slower || is_faster) return false;
+      continue;
+    }
+    const bool has_more = one.predicted > 1.25;
+    const bool has_less = one.predicted < 0.8;
+    if (!has_more && !has_less) continue;
+    if (has_more ? is_faster : is_slower) return false;
+    if (const std::optional<double> found = counted(one)) {
+      if (std::fabs(*found / one.predicted - 1) > 1.0 / 3) return false;
+      has_moved = true;
+    } else {
+      has_moved = has_moved || is_slower || is_faster;
+    }
+  }
+  return kernel.control == BenchControl::null || has_moved;
+}
+
+std::vector<BenchCell> cells_of(const BenchRequest& request) {
+  for (const std::string& wanted : request.kernels) {
+    if (std::any_of(kKernels.begin(), kKernels.end(),
+                    [&](const BenchKernel& kernel) { return names(wanted, kernel); })) {
+      continue;
+    }
+    std::string all;
+    for (const BenchKernel& kernel : kKernels) {
+      if (all.find(kernel.name) != std::string::npos) continue;
+      all += (all.empty() ? "" : ", ") + std::string(kernel.name);
+    }
+    throw Error(ErrorCode::usage, "--kernel: there is no '" + wanted + "', expected one of " + all);
+  }
+  std::vector<BenchCell> cells;
+  for (const BenchKernel& kernel : kKernels) {
+    const bool is_wanted =
+        request.kernels.empty()
+            ? kernel.is_default
+            : std::any_of(request.kernels.begin(), request.kernels.end(),
+                          [&](const std::string& wanted) { return names(wanted, kernel); });
+    if (!is_wanted) continue;
+    for (BenchShape shape : request.shapes) {
+      // what a kernel has no use for is 1, and then not repeated
+      if (!kernel.has_length) shape.length = 1;
+      if (!kernel.has_batch) shape.batch = 1;
+      for (const std::string& cache : request.caches) {
+        const auto is_same = [&](const BenchCell& cell) {
+          return cell.kernel.name == kernel.name && cell.kernel.layout == kernel.layout &&
+                 cell.cache == cache && cell.shape.model == shape.model &&
+                 cell.shape.batch == shape.batch && cell.shape.length == shape.length;
+        };
+        if (std::any_of(cells.begin(), cells.end(), is_same)) continue;
+        BenchCell& cell = cells.emplace_back();
+        cell.kernel = kernel;
+        cell.shape = shape;
+        cell.cache = cache;
+      }
+    }
+  }
+  return cells;
+}
+
+std::string cell_name(const BenchCell& cell) {
+  std::string name = std::string(cell.kernel.name) + " " + std::string(cell.kernel.layout) + ", " +
+                     cell.shape.model;
+  if (cell.kernel.has_batch) name += ", batch " + std::to_string(cell.shape.batch);
+  if (cell.kernel.has_length) name += ", length " + std::to_string(cell.shape.length);
+  return name + ", " + cell.cache + " L2";
+}
+
+std::string range_name(const BenchCell& cell, const std::string& order) {
+  return "icd: " + cell_name(cell) + ": " + order;
+}
+
+}  // namespace icd
