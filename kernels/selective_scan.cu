@@ -39,7 +39,10 @@ cudaError_t launch_plain_of(const SelectiveScan& args, cudaStream_t stream) {
                              : launch_plain<T, 32, 8>(args, stream);
 }
 
-// ---- ring
+// ---- ring. As many tokens as shared memory holds for 2 or 3 blocks of a multiprocessor.
+
+using Ring2 = Ring<2, 32, 3>;
+using Ring3 = Ring<3, 16, 4>;
 
 struct RingWorkspace {
   std::int64_t ready_at = 256;
@@ -59,20 +62,20 @@ int ring_slots(const SelectiveScan& args, int blocks) {
   return static_cast<int>(std::min(sequences, resident));
 }
 
-template <typename T, int kBlocks>
+template <typename T, typename R>
 cudaError_t launch_ring(const SelectiveScan& args, bool is_wrapped, cudaStream_t stream) {
-  const auto kernel = selective_scan_ring_kernel<T, kBlocks>;
+  const auto kernel = selective_scan_ring_kernel<T, R>;
   const cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kRingSharedBytes);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, R::kSharedBytes);
   if (status != cudaSuccess) return status;
   const std::int64_t sequences = args.batch * quotient_up(args.channels, kRingChannels);
   RingShare share = {};
-  if (is_wrapped) share.slots = ring_slots(args, kBlocks);
+  if (is_wrapped) share.slots = ring_slots(args, R::kBlocks);
   if (share.slots > 0) {
     if (args.workspace == nullptr) return cudaErrorInvalidValue;
     const RingWorkspace place(share.slots);
     auto* workspace = static_cast<unsigned char*>(args.workspace);
-    share.slot_tiles = quotient_up(sequences * quotient_up(args.length, kRingTile), share.slots);
+    share.slot_tiles = quotient_up(sequences * quotient_up(args.length, R::kTile), share.slots);
     share.drawn = reinterpret_cast<int*>(workspace);
     share.is_ready = reinterpret_cast<int*>(workspace + place.ready_at);
     share.states = reinterpret_cast<float*>(workspace + place.states_at);
@@ -81,7 +84,7 @@ cudaError_t launch_ring(const SelectiveScan& args, bool is_wrapped, cudaStream_t
     if (cleared != cudaSuccess) return cleared;
   }
   const auto grid = static_cast<unsigned int>(share.slots > 0 ? share.slots : sequences);
-  kernel<<<grid, kRingThreads, kRingSharedBytes, stream>>>(args, share);
+  kernel<<<grid, kRingThreads, R::kSharedBytes, stream>>>(args, share);
   return cudaGetLastError();
 }
 
@@ -119,8 +122,11 @@ int shared_bytes_of(ScanVariant variant) {
     case ScanVariant::automatic:
     case ScanVariant::plain:
       return 0;
+    case ScanVariant::ring_2:
+    case ScanVariant::ring_2_wrapped:
+      return Ring2::kSharedBytes;
     default:
-      return kRingSharedBytes;
+      return Ring3::kSharedBytes;
   }
 }
 
@@ -161,13 +167,13 @@ template <typename T>
 cudaError_t launch_tiles(const SelectiveScan& args, ScanVariant variant, cudaStream_t stream) {
   switch (variant) {
     case ScanVariant::ring_2:
-      return launch_ring<T, 2>(args, false, stream);
+      return launch_ring<T, Ring2>(args, false, stream);
     case ScanVariant::ring_3:
-      return launch_ring<T, 3>(args, false, stream);
+      return launch_ring<T, Ring3>(args, false, stream);
     case ScanVariant::ring_2_wrapped:
-      return launch_ring<T, 2>(args, true, stream);
+      return launch_ring<T, Ring2>(args, true, stream);
     case ScanVariant::ring_3_wrapped:
-      return launch_ring<T, 3>(args, true, stream);
+      return launch_ring<T, Ring3>(args, true, stream);
     case ScanVariant::roles_4_32:
       return launch_roles<T, Roles4By32>(args, stream);
     case ScanVariant::roles_4_16:

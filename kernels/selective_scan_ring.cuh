@@ -12,14 +12,24 @@ namespace icd {
 constexpr int kRingThreads = 128;
 constexpr int kRingChannels = kRingThreads;
 constexpr int kRingLaneStates = kScanStates / 2;
-constexpr int kRingTile = 16;  // tokens
-constexpr int kRingStages = 4;
 // The two tokens that the lanes of a warp read at a time lie in different banks.
 constexpr int kRingRowBytes = kRingChannels * 2 + 64;
-constexpr int kRingTensorBytes = kRingTile * kRingRowBytes;  // u, dt and z have one each
-constexpr int kRingStageBytes = 3 * kRingTensorBytes + kRingTile * kRawStatesBytes;
-constexpr int kRingWideBytes = kRingTile * kWideStates * 4;
-constexpr int kRingSharedBytes = kRingStages * kRingStageBytes + 2 * kRingWideBytes;
+
+// Three tiles are held at least: one scanned, the next, whose first steps are prepared, and one
+// under way.
+template <int kBlocks_, int kTile_, int kStages_>
+struct Ring {
+  static constexpr int kBlocks = kBlocks_;  // a multiprocessor
+  static constexpr int kTile = kTile_;      // tokens
+  static constexpr int kStages = kStages_;
+  template <typename T>
+  using Copies = TileCopies<T, kRingThreads, kTile, kRingChannels, kRingRowBytes>;
+  static constexpr int kTensorBytes = Copies<__half>::kTensorBytes;
+  static constexpr int kStageBytes = Copies<__half>::kStageBytes;
+  static constexpr int kWideFloats = kTile * kWideStates;
+  static constexpr int kSharedBytes = kStages * kStageBytes + 2 * kWideFloats * 4;
+  static_assert(kStages >= 3 && kTile % 16 == 0, "two groups of tokens at a time");
+};
 
 // How blocks share the work. Without slots, a block scans a sequence of 128 channels, from its
 // first token to its last.
@@ -54,18 +64,18 @@ template <typename T>
 struct RingLane {
   float a[2][kRingLaneStates];
   float h[2][kRingLaneStates];
-  float2 bias;  // in log2
-  float2 skip;
+  float2 bias;  // times log2(e)
+  float2 skip;  // the same: see gate_ln2()
   ScanForm form;
-  int half;             // which of the two lanes
-  int outputs;          // channels of the two that exist, or less
+  int half;  // which of the two lanes
+  PairOutputs outputs;
   int offset;           // bytes of the pair within a row
   T* y;                 // of this lane's next token
   std::int64_t y_pair;  // elements from a pair of tokens to the next
 };
 
 // `rows` is the tile's u, at this lane's first token.
-template <int kPairs, typename T>
+template <typename R, int kPairs, typename T>
 __device__ __forceinline__ RingPrepared<kPairs> prepare(const RingLane<T>& lane,
                                                         const unsigned char* rows) {
   RingPrepared<kPairs> ready;
@@ -73,7 +83,7 @@ __device__ __forceinline__ RingPrepared<kPairs> prepare(const RingLane<T>& lane,
   for (int k = 0; k < kPairs; ++k) {
     const unsigned char* at = rows + 2 * k * kRingRowBytes;
     const auto u = *reinterpret_cast<const unsigned int*>(at);
-    const float2 dt = unpack<T>(*reinterpret_cast<const unsigned int*>(at + kRingTensorBytes));
+    const float2 dt = unpack<T>(*reinterpret_cast<const unsigned int*>(at + R::kTensorBytes));
     const float2 u_wide = unpack<T>(u);
     ready.d[k].x = step_log2(fmaf(dt.x, kLog2E, lane.bias.x), lane.form);
     ready.d[k].y = step_log2(fmaf(dt.y, kLog2E, lane.bias.y), lane.form);
@@ -84,9 +94,22 @@ __device__ __forceinline__ RingPrepared<kPairs> prepare(const RingLane<T>& lane,
   return ready;
 }
 
-// The recurrence over kPairs pairs of tokens, of which `tokens` exist if not kIsWhole.
+// Each lane keeps its own token's part of the sums and gives away the other's. One predicate for
+// all four choices, in assembly: the compiler makes branches of them.
+__device__ __forceinline__ float2 sum_of_lanes(const float (&sum)[2][2], int half) {
+  float2 kept;
+  float2 given;
+  asm("{ .reg .pred p; setp.ne.s32 p, %4, 0; selp.f32 %0, %7, %5, p; selp.f32 %1, %8, %6, p; "
+      "selp.f32 %2, %5, %7, p; selp.f32 %3, %6, %8, p; }"
+      : "=f"(kept.x), "=f"(kept.y), "=f"(given.x), "=f"(given.y)
+      : "r"(half), "f"(sum[0][0]), "f"(sum[0][1]), "f"(sum[1][0]), "f"(sum[1][1]));
+  return {kept.x + __shfl_xor_sync(~0U, given.x, 1), kept.y + __shfl_xor_sync(~0U, given.y, 1)};
+}
+
+// The recurrence over kPairs pairs of tokens, of which `tokens` exist if not kIsWhole; if kIsWhole,
+// channels exist in pairs.
 // `rows` as in prepare(); `wide` is the first token's B at this lane's states.
-template <bool kIsWhole, int kPairs, typename T>
+template <typename R, bool kIsWhole, int kPairs, typename T>
 __device__ __forceinline__ void scan_pairs(RingLane<T>& lane, const RingPrepared<kPairs>& ready,
                                            const unsigned char* rows, const float* wide,
                                            int tokens) {
@@ -119,149 +142,91 @@ __device__ __forceinline__ void scan_pairs(RingLane<T>& lane, const RingPrepared
         }
       }
     }
-    // Each lane keeps its own token's half of the sum and gives away the other's.
-    const bool is_second = lane.half != 0;
-    float y[2];
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      const float kept = is_second ? sum[1][m] : sum[0][m];
-      const float given = is_second ? sum[0][m] : sum[1][m];
-      y[m] = kept + __shfl_xor_sync(~0U, given, 1);
-    }
+    const float2 y = sum_of_lanes(sum, lane.half);
     const float2 u = unpack<T>(ready.u[k]);
-    const float2 z = unpack<T>(*reinterpret_cast<const unsigned int*>(rows + 2 * k * kRingRowBytes +
-                                                                      2 * kRingTensorBytes));
-    const int outputs = kIsWhole || 2 * k + lane.half < tokens ? lane.outputs : 0;
-    store_pair(lane.y, fmaf(y[0], kLn2, lane.skip.x * u.x) * gate(z.x, lane.form),
-               fmaf(y[1], kLn2, lane.skip.y * u.y) * gate(z.y, lane.form), outputs);
+    const float2 z = unpack<T>(
+        *reinterpret_cast<const unsigned int*>(rows + 2 * k * kRingRowBytes + 2 * R::kTensorBytes));
+    const bool is_token = kIsWhole || 2 * k + lane.half < tokens;
+    store_pair(lane.y, fmaf(lane.skip.x, u.x, y.x) * gate_ln2(z.x, lane.form),
+               fmaf(lane.skip.y, u.y, y.y) * gate_ln2(z.y, lane.form),
+               is_token && lane.outputs.both, !kIsWhole && is_token && lane.outputs.first_only);
     lane.y += lane.y_pair;
   }
 }
 
-// Where the next tile is copied from: a thread copies 16 bytes of two tokens of u, dt and z, and
-// half of them 16 bytes of B or C.
-template <typename T>
-struct RingSource {
-  const T* u;
-  const T* dt;
-  const T* z;
-  const T* states;
-  int bytes;  // of the 16 that exist
-  int token;  // within the tile
-};
-
-template <typename T>
-__device__ __forceinline__ RingSource<T> source_of(const SelectiveScan& args, std::int64_t row,
-                                                   std::int64_t token, std::int64_t channel) {
-  constexpr int kChunks = kRingChannels / 8;
-  const int chunk = threadIdx.x % kChunks;
-  const std::int64_t first = channel + chunk * 8;
-  const std::int64_t left = (args.channels - first) * 2;
-  RingSource<T> from;
-  from.bytes = left < 0 ? 0 : left < 16 ? static_cast<int>(left) : 16;
-  from.token = threadIdx.x / kChunks;
-  from.u = element<const T>(args.u, row, token + from.token, first);
-  from.dt = element<const T>(args.dt, row, token + from.token, first);
-  from.z = element<const T>(args.z, row, token + from.token, first);
-  const int part = threadIdx.x % 4;
-  from.states =
-      element<const T>(part < 2 ? args.B : args.C, row, token + threadIdx.x / 4, part % 2 * 8);
-  return from;
-}
-
-// Copies the next tile, of which `tokens` exist, and moves on.
-template <typename T>
-__device__ __forceinline__ void copy_tile(const SelectiveScan& args, RingSource<T>& from,
-                                          unsigned char* stage, std::int64_t tokens) {
-  constexpr int kChunks = kRingChannels / 8;
-  constexpr int kRows = kRingThreads / kChunks;  // at a time
-  if (tokens > 0) {
-    unsigned char* to = stage + from.token * kRingRowBytes + threadIdx.x % kChunks * 16;
-#pragma unroll
-    for (int t = 0; t < kRingTile; t += kRows) {
-      const int bytes = from.token + t < tokens ? from.bytes : 0;
-      unsigned char* row = to + t * kRingRowBytes;
-      copy_16(row, from.u + t * args.u.token, bytes);
-      copy_16(row + kRingTensorBytes, from.dt + t * args.dt.token, bytes);
-      if (args.z.data != nullptr) {
-        copy_16(row + 2 * kRingTensorBytes, from.z + t * args.z.token, bytes);
-      }
-    }
-    if (threadIdx.x < kRingTile * 4) {
-      copy_16(stage + 3 * kRingTensorBytes + threadIdx.x * 16, from.states,
-              threadIdx.x / 4 < tokens ? 16 : 0);
-    }
-    from.u += kRingTile * args.u.token;
-    from.dt += kRingTile * args.dt.token;
-    from.z += kRingTile * args.z.token;
-    from.states += kRingTile * (threadIdx.x % 4 < 2 ? args.B.token : args.C.token);
-  }
-  end_copies();
-}
-
-template <typename T>
+template <typename R, typename T>
 __device__ __forceinline__ void widen_states(const unsigned char* stage, float* wide) {
-  static_assert(kRingTile * 8 == kRingThreads, "one piece of four elements for a thread");
-  const uint2 raw = *reinterpret_cast<const uint2*>(stage + 3 * kRingTensorBytes + threadIdx.x * 8);
-  const float2 low = unpack<T>(raw.x);
-  const float2 high = unpack<T>(raw.y);
-  *reinterpret_cast<float4*>(wide + threadIdx.x * 4) = make_float4(low.x, low.y, high.x, high.y);
+#pragma unroll
+  for (int first = 0; first < R::kTile * 8; first += kRingThreads) {
+    const int k = first + threadIdx.x;
+    const uint2 raw = *reinterpret_cast<const uint2*>(stage + 3 * R::kTensorBytes + k * 8);
+    const float2 low = unpack<T>(raw.x);
+    const float2 high = unpack<T>(raw.y);
+    *reinterpret_cast<float4*>(wide + k * 4) = make_float4(low.x, low.y, high.x, high.y);
+  }
 }
 
 // Scans `count` tokens from `token` of batch row `row`.
-template <typename T>
+template <typename R, typename T>
 __device__ __forceinline__ void scan_tokens(const SelectiveScan& args, RingLane<T>& lane,
                                             unsigned char* shared, std::int64_t row,
                                             std::int64_t token, std::int64_t count,
                                             std::int64_t channel) {
   constexpr int kGroup = 4;  // pairs
-  constexpr int kGroupBytes = 2 * kGroup * kRingRowBytes;
-  auto* const wide = reinterpret_cast<float*>(shared + kRingStages * kRingStageBytes);
-  const auto stage_of = [&](std::int64_t tile) {
-    return shared + static_cast<int>(tile % kRingStages) * kRingStageBytes;
-  };
-  const auto wide_of = [&](std::int64_t tile) {
-    return wide + static_cast<int>(tile % 2) * kRingTile * kWideStates;
-  };
-  const std::int64_t tiles = (count + kRingTile - 1) / kRingTile;
-  RingSource<T> from = source_of<T>(args, row, token, channel);
+  constexpr int kGroupTokens = 2 * kGroup;
+  auto* const wide = reinterpret_cast<float*>(shared + R::kStages * R::kStageBytes);
+  const auto stage_of = [&](int tile) { return shared + tile % R::kStages * R::kStageBytes; };
+  const auto wide_of = [&](int tile) { return wide + tile % 2 * R::kWideFloats; };
+  const int tiles = tiles_of(count, R::kTile);
+  typename R::template Copies<T> copies(args, threadIdx.x, row, token, channel);
   lane.y = element<T>(args.y, row, token + lane.half, channel + lane.offset / 2);
   lane.y_pair = 2 * args.y.token;
+  // A block that ends in half a pair of channels takes the slow loop throughout.
+  const std::int64_t channels = args.channels - channel;
+  const bool is_paired = channels >= kRingChannels || channels % 2 == 0;
 
 #pragma unroll
-  for (int i = 0; i < kRingStages - 1; ++i) {
-    copy_tile(args, from, stage_of(i), count - i * kRingTile);
-  }
-  wait_for_copies<kRingStages - 2>();
+  for (int i = 0; i < R::kStages - 1; ++i) copies.next(stage_of(i), count - i * R::kTile);
+  wait_for_copies<R::kStages - 2>();
   __syncthreads();
-  widen_states<T>(shared, wide);
+  widen_states<R, T>(shared, wide);
   const int at = lane.half * kRingRowBytes + lane.offset;
   // The softplus of the next group runs inside the recurrence of this one.
-  RingPrepared<kGroup> next = prepare<kGroup>(lane, shared + at);
+  RingPrepared<kGroup> next = prepare<R, kGroup>(lane, shared + at);
 #pragma unroll 1
-  for (std::int64_t i = 0; i < tiles; ++i) {
-    wait_for_copies<kRingStages - 3>();
+  for (int i = 0; i < tiles; ++i) {
+    wait_for_copies<R::kStages - 3>();
     __syncthreads();
-    copy_tile(args, from, stage_of(i + kRingStages - 1), count - (i + kRingStages - 1) * kRingTile);
-    if (i + 1 < tiles) widen_states<T>(stage_of(i + 1), wide_of(i + 1));
+    const std::int64_t left = count - std::int64_t{i} * R::kTile;
+    copies.next(stage_of(i + R::kStages - 1), left - (R::kStages - 1) * R::kTile);
+    if (i + 1 < tiles) widen_states<R, T>(stage_of(i + 1), wide_of(i + 1));
     const unsigned char* rows = stage_of(i) + at;
     const float* states = wide_of(i) + lane.half * kRingLaneStates;
-    const std::int64_t left = count - i * kRingTile;
-    if (left >= kRingTile) {
-#pragma unroll
-      for (int t = 0; t < kRingTile; t += 2 * kGroup) {
-        const RingPrepared<kGroup> now = next;
-        next = prepare<kGroup>(
-            lane, t + 2 * kGroup < kRingTile ? rows + kGroupBytes : stage_of(i + 1) + at);
-        scan_pairs<true>(lane, now, rows + t * kRingRowBytes, states + t * kWideStates, 0);
+    if (left >= R::kTile && is_paired) {
+#pragma unroll 1
+      for (int t = 0; t < R::kTile; t += 2 * kGroupTokens) {
+        const unsigned char* second = rows + kGroupTokens * kRingRowBytes;
+        const unsigned char* third = t + 2 * kGroupTokens < R::kTile
+                                         ? second + kGroupTokens * kRingRowBytes
+                                         : stage_of(i + 1) + at;
+        RingPrepared<kGroup> now = next;
+        next = prepare<R, kGroup>(lane, second);
+        scan_pairs<R, true>(lane, now, rows, states, 0);
+        now = next;
+        next = prepare<R, kGroup>(lane, third);
+        scan_pairs<R, true>(lane, now, second, states + kGroupTokens * kWideStates, 0);
+        rows += 2 * kGroupTokens * kRingRowBytes;
+        states += 2 * kGroupTokens * kWideStates;
       }
     } else {
+      const int tokens = left < R::kTile ? static_cast<int>(left) : R::kTile;
 #pragma unroll 1
-      for (int t = 0; t < left; t += 2) {
+      for (int t = 0; t < tokens; t += 2) {
         const unsigned char* pair = rows + t * kRingRowBytes;
-        scan_pairs<false>(lane, prepare<1>(lane, pair), pair, states + t * kWideStates,
-                          static_cast<int>(left) - t);
+        scan_pairs<R, false>(lane, prepare<R, 1>(lane, pair), pair, states + t * kWideStates,
+                             tokens - t);
       }
+      if (i + 1 < tiles) next = prepare<R, kGroup>(lane, stage_of(i + 1) + at);
     }
   }
   __syncthreads();  // the next call copies to where slower warps still read
@@ -279,9 +244,9 @@ __device__ __forceinline__ void wait_until_ready(const int* is_ready) {
 }
 
 // Grid: share.slots, or a block for every sequence and 128 channels. Block: kRingThreads.
-// Shared: kRingSharedBytes.
-template <typename T, int kBlocks>
-__global__ void __launch_bounds__(kRingThreads, kBlocks)
+// Shared: R::kSharedBytes.
+template <typename T, typename R>
+__global__ void __launch_bounds__(kRingThreads, R::kBlocks)
     selective_scan_ring_kernel(const __grid_constant__ SelectiveScan args,
                                const __grid_constant__ RingShare share) {
   extern __shared__ __align__(16) unsigned char ring[];
@@ -298,7 +263,7 @@ __global__ void __launch_bounds__(kRingThreads, kBlocks)
     if (threadIdx.x == 0) drawn = atomicAdd(share.drawn, 1);
     __syncthreads();
     slot = share.slots - 1 - drawn;
-    tiles = (args.length + kRingTile - 1) / kRingTile;
+    tiles = (args.length + R::kTile - 1) / R::kTile;
     at = slot * share.slot_tiles;
     end = min(at + share.slot_tiles, args.batch * blocks_of_row * tiles);
   }
@@ -308,9 +273,9 @@ __global__ void __launch_bounds__(kRingThreads, kBlocks)
   lane.offset = threadIdx.x / 2 * 4;
   lane.form = form_of(args);
   if (args.z.data == nullptr) {  // a z of 1 and form_of()'s scale are no gate
-    for (int i = threadIdx.x; i < kRingStages * kRingTensorBytes / 2; i += kRingThreads) {
-      unsigned char* z = ring + i / (kRingTensorBytes / 2) * kRingStageBytes + 2 * kRingTensorBytes;
-      reinterpret_cast<T*>(z)[i % (kRingTensorBytes / 2)] = from_float<T>(1.0F);
+    for (int i = threadIdx.x; i < R::kStages * R::kTensorBytes / 2; i += kRingThreads) {
+      unsigned char* z = ring + i / (R::kTensorBytes / 2) * R::kStageBytes + 2 * R::kTensorBytes;
+      reinterpret_cast<T*>(z)[i % (R::kTensorBytes / 2)] = from_float<T>(1.0F);
     }
   }
 
@@ -326,11 +291,11 @@ __global__ void __launch_bounds__(kRingThreads, kBlocks)
     const std::int64_t b = sequence / blocks_of_row;
     const std::int64_t channel = (sequence - b * blocks_of_row) * kRingChannels;
     const ScanTokens tokens = tokens_of(args, b);
-    const std::int64_t first = (tiles - to) * kRingTile;
-    const std::int64_t last = is_cut_behind ? (tiles - from) * kRingTile : tokens.count;
+    const std::int64_t first = (tiles - to) * R::kTile;
+    const std::int64_t last = is_cut_behind ? (tiles - from) * R::kTile : tokens.count;
 
     const std::int64_t own = channel + lane.offset / 2;
-    lane.outputs = own + 1 < args.channels ? 2 : own < args.channels ? 1 : 0;
+    lane.outputs = outputs_of(args.channels - own);
     if (is_cut_ahead) {
       if (threadIdx.x == 0) wait_until_ready(share.is_ready + slot + 1);
       __syncthreads();
@@ -339,9 +304,9 @@ __global__ void __launch_bounds__(kRingThreads, kBlocks)
     float skip[2];
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
-      const bool is_channel = m < lane.outputs;
+      const bool is_channel = own + m < args.channels;
       bias[m] = is_channel && args.dt_bias != nullptr ? args.dt_bias[own + m] * kLog2E : 0.0F;
-      skip[m] = is_channel && args.D != nullptr ? args.D[own + m] : 0.0F;
+      skip[m] = is_channel && args.D != nullptr ? args.D[own + m] * kLog2E : 0.0F;
 #pragma unroll
       for (int n = 0; n < kRingLaneStates; ++n) {
         const int k = lane.half * kRingLaneStates + n;
@@ -362,7 +327,7 @@ __global__ void __launch_bounds__(kRingThreads, kBlocks)
     lane.bias = make_float2(bias[0], bias[1]);
     lane.skip = make_float2(skip[0], skip[1]);
 
-    scan_tokens(args, lane, ring, tokens.row, tokens.first + first, last - first, channel);
+    scan_tokens<R>(args, lane, ring, tokens.row, tokens.first + first, last - first, channel);
 
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
@@ -375,7 +340,7 @@ __global__ void __launch_bounds__(kRingThreads, kBlocks)
                      (std::int64_t{slot} * kScanStates + m * kRingLaneStates + n) * kRingThreads +
                      threadIdx.x,
                  lane.h[m][n]);
-        } else if (m < lane.outputs && args.final_state != nullptr) {
+        } else if (own + m < args.channels && args.final_state != nullptr) {
           args.final_state[place] = lane.h[m][n] * kLn2;
         }
       }

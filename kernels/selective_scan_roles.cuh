@@ -29,8 +29,10 @@ struct Roles {
   static constexpr int kStages = 5;
   // Padded where helpers that read a pair of channels of every other token would collide.
   static constexpr int kRowBytes = kChannels * 2 + (kPairs == 8 ? 16 : kPairs == 16 ? 32 : 0);
-  static constexpr int kTensorBytes = kTile * kRowBytes;  // u, dt and z have one each
-  static constexpr int kStageBytes = 3 * kTensorBytes + kTile * kRawStatesBytes;
+  template <typename T>
+  using Copies = TileCopies<T, kHelperThreads, kTile, kChannels, kRowBytes>;
+  static constexpr int kTensorBytes = Copies<__half>::kTensorBytes;
+  static constexpr int kStageBytes = Copies<__half>::kStageBytes;
   static constexpr int kWideBytes = kTile * kWideStates * 4;
   static constexpr int kStepsBytes = kTokenPairs * kChannels * 16;
   // Elements from one lane's sums to the next one's: half a warp's stores meet all banks.
@@ -52,8 +54,8 @@ struct RolesShared {
   float4* wide;   // (2, kTile / kTokensAtOnce, B or C, kLanes)
   float4* steps;  // (2, kTokenPairs, kChannels): d and x of one token, d and x of the next
   float2* sums;   // (2, kTokenPairs, kLanes, kSumRow): of two tokens
-  float2* bias;   // (kPairs), in log2
-  float2* skip;   // (kPairs)
+  float2* bias;   // (kPairs), times log2(e)
+  float2* skip;   // (kPairs), times log2(e): see gate_ln2()
 
   __device__ __forceinline__ explicit RolesShared(unsigned char* at)
       : stages(at),
@@ -63,17 +65,17 @@ struct RolesShared {
         bias(sums + 2 * R::kSumsBytes / 8),
         skip(bias + R::kPairs) {}
 
-  __device__ __forceinline__ unsigned char* stage(std::int64_t tile) const {
-    return stages + static_cast<int>(tile % R::kStages) * R::kStageBytes;
+  __device__ __forceinline__ unsigned char* stage(int tile) const {
+    return stages + tile % R::kStages * R::kStageBytes;
   }
-  __device__ __forceinline__ float4* wide_of(std::int64_t tile) const {
-    return wide + static_cast<int>(tile % 2) * (R::kWideBytes / 16);
+  __device__ __forceinline__ float4* wide_of(int tile) const {
+    return wide + tile % 2 * (R::kWideBytes / 16);
   }
-  __device__ __forceinline__ float4* steps_of(std::int64_t tile) const {
-    return steps + static_cast<int>(tile % 2) * (R::kStepsBytes / 16);
+  __device__ __forceinline__ float4* steps_of(int tile) const {
+    return steps + tile % 2 * (R::kStepsBytes / 16);
   }
-  __device__ __forceinline__ float2* sums_of(std::int64_t tile) const {
-    return sums + static_cast<int>(tile % 2) * (R::kSumsBytes / 8);
+  __device__ __forceinline__ float2* sums_of(int tile) const {
+    return sums + tile % 2 * (R::kSumsBytes / 8);
   }
 };
 
@@ -153,20 +155,21 @@ __device__ __forceinline__ void consume(const SelectiveScan& args, const RolesSh
                     : 0.0F;
   }
 
-  const std::int64_t tiles = (count + R::kTile - 1) / R::kTile;
+  const int tiles = tiles_of(count, R::kTile);
 #pragma unroll 1
-  for (std::int64_t i = 0; i < tiles; ++i) {
+  for (int i = 0; i < tiles; ++i) {
     meet<R::kThreads>(0);
     const float4* wide = shared.wide_of(i) + part;
     const float4* steps = shared.steps_of(i) + step_place(own);
     float2* sums = shared.sums_of(i) + part * R::kSumRow + own;
-    const std::int64_t left = count - i * R::kTile;
+    const std::int64_t rest = count - std::int64_t{i} * R::kTile;
+    const int left = rest < R::kTile ? static_cast<int>(rest) : R::kTile;
 #pragma unroll 1
-    for (int t = 0; t < R::kTile && t < left; t += R::kUnrolled) {
+    for (int t = 0; t < left; t += R::kUnrolled) {
       if (left - t >= R::kUnrolled) {
         scan_steps<true>(lane, wide, steps, sums, 0);
       } else {
-        scan_steps<false>(lane, wide, steps, sums, static_cast<int>(left - t));
+        scan_steps<false>(lane, wide, steps, sums, left - t);
       }
       wide += R::kUnrolled / R::kTokensAtOnce * 2 * R::kLanes;
       steps += R::kUnrolled / 2 * R::kChannels;
@@ -182,49 +185,17 @@ __device__ __forceinline__ void consume(const SelectiveScan& args, const RolesSh
 
 // ---- Helpers
 
-// Starts the copies of a tile, of which `tokens` exist, from batch row `row`.
-template <typename R, typename T>
-__device__ __forceinline__ void copy_tile(const SelectiveScan& args, unsigned char* stage,
-                                          std::int64_t row, std::int64_t token,
-                                          std::int64_t channel, std::int64_t tokens) {
-  constexpr int kChunks = R::kChannels / 8;
-  const int helper = threadIdx.x - R::kConsumerThreads;
-  if (tokens > 0) {
-#pragma unroll
-    for (int k = helper; k < R::kTile * kChunks; k += R::kHelperThreads) {
-      const int t = k / kChunks;
-      const int chunk = k % kChunks;
-      const std::int64_t c = channel + chunk * 8;
-      const std::int64_t left = t < tokens ? (args.channels - c) * 2 : 0;
-      const int bytes = left < 0 ? 0 : left < 16 ? static_cast<int>(left) : 16;
-      unsigned char* to = stage + t * R::kRowBytes + chunk * 16;
-      copy_16(to, element<const T>(args.u, row, token + t, c), bytes);
-      copy_16(to + R::kTensorBytes, element<const T>(args.dt, row, token + t, c), bytes);
-      if (args.z.data != nullptr) {
-        copy_16(to + 2 * R::kTensorBytes, element<const T>(args.z, row, token + t, c), bytes);
-      }
-    }
-#pragma unroll
-    for (int k = helper; k < R::kTile * 4; k += R::kHelperThreads) {
-      const int t = k / 4;
-      const int part = k % 4;
-      copy_16(stage + 3 * R::kTensorBytes + k * 16,
-              element<const T>(part < 2 ? args.B : args.C, row, token + t, part % 2 * 8),
-              t < tokens ? 16 : 0);
-    }
-  }
-  end_copies();
-}
-
 // Steps and widened states of a tile.
 template <typename R, typename T>
-__device__ __forceinline__ void prepare_tile(const RolesShared<R>& shared, std::int64_t tile,
+__device__ __forceinline__ void prepare_tile(const RolesShared<R>& shared, int tile,
                                              const ScanForm& form) {
   const int helper = threadIdx.x - R::kConsumerThreads;
   const unsigned char* stage = shared.stage(tile);
   float4* steps = shared.steps_of(tile);
 #pragma unroll
-  for (int k = helper; k < R::kTokenPairs * R::kPairs; k += R::kHelperThreads) {
+  for (int first_k = 0; first_k < R::kTokenPairs * R::kPairs; first_k += R::kHelperThreads) {
+    const int k = first_k + helper;
+    if (k >= R::kTokenPairs * R::kPairs) break;
     const int tokens = k / R::kPairs;
     const int pair = k % R::kPairs;
     const unsigned char* at = stage + 2 * tokens * R::kRowBytes + pair * 4;
@@ -251,7 +222,9 @@ __device__ __forceinline__ void prepare_tile(const RolesShared<R>& shared, std::
   float4* wide = shared.wide_of(tile);
   const unsigned char* raw = stage + 3 * R::kTensorBytes;
 #pragma unroll
-  for (int k = helper; k < R::kTile * 8; k += R::kHelperThreads) {
+  for (int first_k = 0; first_k < R::kTile * 8; first_k += R::kHelperThreads) {
+    const int k = first_k + helper;
+    if (k >= R::kTile * 8) break;
     const int lane = k % R::kLanes;
     const int which = k / R::kLanes % 2;
     const int token = k / (2 * R::kLanes) * R::kTokensAtOnce;
@@ -266,7 +239,7 @@ __device__ __forceinline__ void prepare_tile(const RolesShared<R>& shared, std::
 
 // Outputs of a tile, of which `tokens` exist. `y` is the tile's first token, at the first channel.
 template <typename R, typename T>
-__device__ __forceinline__ void finish_tile(const RolesShared<R>& shared, std::int64_t tile,
+__device__ __forceinline__ void finish_tile(const RolesShared<R>& shared, int tile,
                                             const ScanForm& form, bool is_gated, T* y,
                                             std::int64_t y_token, std::int64_t tokens,
                                             std::int64_t channels) {
@@ -274,7 +247,9 @@ __device__ __forceinline__ void finish_tile(const RolesShared<R>& shared, std::i
   const unsigned char* stage = shared.stage(tile);
   const float2* sums = shared.sums_of(tile);
 #pragma unroll
-  for (int k = helper; k < R::kTokenPairs * R::kPairs; k += R::kHelperThreads) {
+  for (int first_k = 0; first_k < R::kTokenPairs * R::kPairs; first_k += R::kHelperThreads) {
+    const int k = first_k + helper;
+    if (k >= R::kTokenPairs * R::kPairs) break;
     const int first = k / R::kPairs * 2;
     const int pair = k % R::kPairs;
     const float2* from = sums + k / R::kPairs * R::kLanes * R::kSumRow + 2 * pair;
@@ -285,16 +260,19 @@ __device__ __forceinline__ void finish_tile(const RolesShared<R>& shared, std::i
       sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
     }
     const float2 skip = shared.skip[pair];
-    const int outputs = channels - 2 * pair >= 2 ? 2 : static_cast<int>(channels) - 2 * pair;
+    const PairOutputs outputs = outputs_of(channels - 2 * pair);
+    T* const to = y + first * y_token + 2 * pair;
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       const unsigned char* at = stage + (first + t) * R::kRowBytes + pair * 4;
       const float2 u = unpack<T>(*reinterpret_cast<const unsigned int*>(at) & form.skip_bits);
       const float2 z = unpack<T>(*reinterpret_cast<const unsigned int*>(at + 2 * R::kTensorBytes));
-      const float low = fmaf(t == 0 ? sum.x : sum.y, kLn2, skip.x * u.x);
-      const float high = fmaf(t == 0 ? sum.z : sum.w, kLn2, skip.y * u.y);
-      store_pair(y + (first + t) * y_token + 2 * pair, is_gated ? low * gate(z.x, form) : low,
-                 is_gated ? high * gate(z.y, form) : high, first + t < tokens ? outputs : 0);
+      const float low = fmaf(skip.x, u.x, t == 0 ? sum.x : sum.y);
+      const float high = fmaf(skip.y, u.y, t == 0 ? sum.z : sum.w);
+      const bool is_token = first + t < tokens;
+      store_pair(to + t * y_token, low * (is_gated ? gate_ln2(z.x, form) : kLn2),
+                 high * (is_gated ? gate_ln2(z.y, form) : kLn2), is_token && outputs.both,
+                 is_token && outputs.first_only);
     }
   }
 }
@@ -310,28 +288,28 @@ __device__ __forceinline__ void help(const SelectiveScan& args, const RolesShare
     reinterpret_cast<float*>(shared.bias)[c] =
         is_channel && args.dt_bias != nullptr ? args.dt_bias[channel + c] * kLog2E : 0.0F;
     reinterpret_cast<float*>(shared.skip)[c] =
-        is_channel && args.D != nullptr ? args.D[channel + c] : 0.0F;
+        is_channel && args.D != nullptr ? args.D[channel + c] * kLog2E : 0.0F;
   }
 
-  const auto copy = [&](std::int64_t tile) {
-    copy_tile<R, T>(args, shared.stage(tile), tokens.row, tokens.first + tile * R::kTile, channel,
-                    tokens.count - tile * R::kTile);
-  };
-  const std::int64_t tiles = (tokens.count + R::kTile - 1) / R::kTile;
+  typename R::template Copies<T> copies(args, helper, tokens.row, tokens.first, channel);
+  const int tiles = tiles_of(tokens.count, R::kTile);
 #pragma unroll
-  for (int i = 0; i < R::kStages - 2; ++i) copy(i);
+  for (int i = 0; i < R::kStages - 2; ++i) {
+    copies.next(shared.stage(i), tokens.count - i * R::kTile);
+  }
   wait_for_copies<R::kStages - 3>();
   meet<R::kHelperThreads>(1);
   prepare_tile<R, T>(shared, 0, form);
   // Consumers scan tile i meanwhile.
 #pragma unroll 1
-  for (std::int64_t i = 0; i <= tiles; ++i) {
+  for (int i = 0; i <= tiles; ++i) {
     wait_for_copies<R::kStages - 4>();
     meet<R::kThreads>(0);
-    copy(i + R::kStages - 2);
+    copies.next(shared.stage(i + R::kStages - 2),
+                tokens.count - (std::int64_t{i} + R::kStages - 2) * R::kTile);
     if (i + 1 < tiles) prepare_tile<R, T>(shared, i + 1, form);
     if (i > 0) {
-      const std::int64_t first = (i - 1) * R::kTile;
+      const std::int64_t first = std::int64_t{i - 1} * R::kTile;
       finish_tile<R, T>(shared, i - 1, form, args.z.data != nullptr,
                         element<T>(args.y, tokens.row, tokens.first + first, channel), args.y.token,
                         tokens.count - first, channels);

@@ -75,14 +75,23 @@ __device__ __forceinline__ unsigned int pack<__half>(float low, float high) {
   return word;
 }
 
-// A pair of outputs of which `count` (2, 1, or none if less) lie within the channels.
+// Which of a pair of channels exist. Two separate conditions become predicates of two stores; a
+// branch here would keep the compiler from mixing what is ahead of it with what follows.
+struct PairOutputs {
+  bool both;
+  bool first_only;
+};
+
+__device__ __forceinline__ PairOutputs outputs_of(std::int64_t channels_left) {
+  return {channels_left >= 2, channels_left == 1};
+}
+
 template <typename T>
-__device__ __forceinline__ void store_pair(T* to, float low, float high, int count) {
-  if (count >= 2) {
-    *reinterpret_cast<unsigned int*>(to) = pack<T>(low, high);
-  } else if (count == 1) {
-    *to = from_float<T>(low);
-  }
+__device__ __forceinline__ void store_pair(T* to, float low, float high, bool both,
+                                           bool first_only) {
+  const unsigned int word = pack<T>(low, high);
+  if (both) *reinterpret_cast<unsigned int*>(to) = word;
+  if (first_only) *reinterpret_cast<unsigned short*>(to) = static_cast<unsigned short>(word);
 }
 
 // What a call asks for, as numbers that the loops use without a branch.
@@ -106,8 +115,91 @@ __device__ __forceinline__ float step_log2(float x, const ScanForm& form) {
   return x <= form.linear_from ? l : x;
 }
 
-__device__ __forceinline__ float gate(float z, const ScanForm& form) {
-  return z * fast_reciprocal(1.0F + fast_exp2(form.gate_scale * z));
+// silu(z) ln(2): the ln(2) that outputs of states in log2 lack.
+__device__ __forceinline__ float gate_ln2(float z, const ScanForm& form) {
+  return z * fast_reciprocal(fmaf(fast_exp2(form.gate_scale * z), kLog2E, kLog2E));
 }
+
+// Tiles are counted in 32 bits: more of them, of at least 256 bytes each, fit no GPU.
+__device__ __forceinline__ int tiles_of(std::int64_t tokens, int tile) {
+  return static_cast<int>((tokens + tile - 1) / tile);
+}
+
+// Copies tile after tile of kTile tokens and kChannels channels by kThreads threads. A stage of
+// shared memory holds rows of u, then of dt, then of z, and then B and C of every token.
+template <typename T, int kThreads, int kTile, int kChannels, int kRowBytes>
+class TileCopies {
+ public:
+  static constexpr int kTensorBytes = kTile * kRowBytes;
+  static constexpr int kStageBytes = 3 * kTensorBytes + kTile * kRawStatesBytes;
+
+  __device__ __forceinline__ TileCopies(const SelectiveScan& args, int thread, std::int64_t row,
+                                        std::int64_t token, std::int64_t channel)
+      : args_(args), row_(thread / kChunks), state_row_(thread / 4), is_C_(thread % 4 >= 2) {
+    const int chunk = thread % kChunks;
+    const std::int64_t first = channel + chunk * 8;
+    const std::int64_t left = (args.channels - first) * 2;
+    bytes_ = left < 0 ? 0 : left < 16 ? static_cast<int>(left) : 16;
+    if (kPieces < kThreads && thread >= kPieces) row_ = kNoRow;
+    to_ = thread / kChunks * kRowBytes + chunk * 16;
+    states_to_ = 3 * kTensorBytes + thread * 16;
+    u_ = element<const T>(args.u, row, token + row_of(thread), first);
+    dt_ = element<const T>(args.dt, row, token + row_of(thread), first);
+    z_ = element<const T>(args.z, row, token + row_of(thread), first);
+    states_ = element<const T>(is_C_ ? args.C : args.B, row, token + state_row_, thread % 2 * 8);
+  }
+
+  // Copies the next tile, of which `tokens` exist, and moves on.
+  __device__ __forceinline__ void next(unsigned char* stage, std::int64_t tokens) {
+    if (tokens > 0) {
+      const int limit = tokens < kTile ? static_cast<int>(tokens) : kTile;
+#pragma unroll
+      for (int t = 0; t < kTile && t * kChunks < kPieces; t += kRows) {
+        if (row_ + t >= kTile) break;
+        const int bytes = row_ + t < limit ? bytes_ : 0;
+        unsigned char* to = stage + to_ + t * kRowBytes;
+        copy_16(to, u_ + t * args_.u.token, bytes);
+        copy_16(to + kTensorBytes, dt_ + t * args_.dt.token, bytes);
+        if (args_.z.data != nullptr) {
+          copy_16(to + 2 * kTensorBytes, z_ + t * args_.z.token, bytes);
+        }
+      }
+      const std::int64_t state_token = is_C_ ? args_.C.token : args_.B.token;
+#pragma unroll
+      for (int t = 0; t < kTile; t += kThreads / 4) {
+        if (state_row_ + t >= kTile) break;
+        copy_16(stage + states_to_ + t * kRawStatesBytes, states_ + t * state_token,
+                state_row_ + t < limit ? 16 : 0);
+      }
+      u_ += kTile * args_.u.token;
+      dt_ += kTile * args_.dt.token;
+      z_ += kTile * args_.z.token;
+      states_ += kTile * state_token;
+    }
+    end_copies();
+  }
+
+ private:
+  static constexpr int kChunks = kChannels / 8;  // of 16 bytes, in a row
+  static constexpr int kPieces = kTile * kChunks;
+  static constexpr int kRows = kPieces <= kThreads ? kTile : kThreads / kChunks;  // at a time
+  static constexpr int kNoRow = 1 << 20;
+  static_assert(kPieces <= kThreads || kThreads % kChunks == 0, "a thread has one column");
+  static_assert(kRawStatesBytes == 4 * 16, "four threads for a token of B and C");
+
+  __device__ __forceinline__ static int row_of(int thread) { return thread / kChunks; }
+
+  const SelectiveScan& args_;
+  int row_;        // of this thread within the tile, or none
+  int state_row_;  // the same of B and C
+  bool is_C_;
+  int bytes_;  // of the 16 that exist
+  int to_;
+  int states_to_;
+  const T* u_;
+  const T* dt_;
+  const T* z_;
+  const T* states_;
+};
 
 }  // namespace icd
