@@ -9,7 +9,8 @@
 
 namespace icd {
 
-/// A shared library that is used where a machine has it, and not linked.
+/// A shared library that is used where a machine has it, and not linked. Stays loaded: what CUDA's
+/// libraries have registered with the driver outlives their handles.
 class DynamicLibrary {
  public:
   /// The first of `names` that loads. Throws Error{unavailable}, `hint` saying how to get it.
@@ -21,11 +22,10 @@ class DynamicLibrary {
         name_ = name;
         return;
       }
-      tried += (tried.empty() ? "" : ", ") + std::string(name);
+      tried += (tried.empty() ? "" : " or ") + std::string(name);
     }
-    throw Error(ErrorCode::unavailable, "none of " + tried + " could be loaded", hint);
+    throw Error(ErrorCode::unavailable, "cannot load " + tried, hint);
   }
-  ~DynamicLibrary() { dlclose(library_); }
   DynamicLibrary(const DynamicLibrary&) = delete;
   DynamicLibrary& operator=(const DynamicLibrary&) = delete;
 
