@@ -107,7 +107,13 @@ __device__ __forceinline__ std::uint32_t marked<__nv_bfloat16>(std::uint32_t mar
   return mark;
 }
 
-// Copies 16 bytes to shared memory behind the thread's back, or zeros where there is nothing.
+// Copies 16 bytes to shared memory behind the thread's back ...
+__device__ __forceinline__ void copy_async(std::uint32_t to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+#endif
+}
+// ... or zeros where there is nothing.
 __device__ __forceinline__ void copy_async(std::uint32_t to, const void* from, bool is_there) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),

@@ -80,9 +80,14 @@ bool sizes_are_chunked(const Ssd& args) {
          attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
 }
 
+constexpr std::int64_t kMaxInt = std::numeric_limits<std::int32_t>::max();
+
+// Whether the bytes from a row to the next are 32 bits.
+bool is_near(const Strided& tensor) { return tensor.token >= 0 && tensor.token <= kMaxInt; }
+
 bool is_wide(const Strided& tensor) {
-  return reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 && tensor.batch % 8 == 0 &&
-         tensor.token % 8 == 0 && tensor.channel == 1;
+  return is_near(tensor) && reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 &&
+         tensor.batch % 8 == 0 && tensor.token % 8 == 0 && tensor.channel == 1;
 }
 
 // Blocks that a multiprocessor runs at a time with so many chunks in shared memory.
@@ -99,6 +104,15 @@ int resident(const Chunked& kernels, int stages) {
 SsdPlan plan_of(const Ssd& args, const Chunked& kernels, SsdVariant variant) {
   SsdPlan plan{};
   plan.items = args.batch * (args.heads * args.head_dim / kSsdTile / kernels.tiles);
+  const auto row_bytes = [](const Strided& tensor) {
+    return static_cast<std::uint32_t>(2 * tensor.token);
+  };
+  plan.x_row = row_bytes(args.x);
+  plan.dt_row = row_bytes(args.dt);
+  plan.z_row = row_bytes(args.z);
+  plan.B_row = row_bytes(args.B);
+  plan.C_row = row_bytes(args.C);
+  plan.y_row = row_bytes(args.y);
   plan.stages = resident(kernels, 3) >= resident(kernels, 2) ? 3 : 2;
   plan.whole = plan.items;
   plan.segments = 1;
@@ -160,9 +174,10 @@ bool ssd_supports(const Ssd& args, SsdVariant variant) {
   if (variant == SsdVariant::automatic || variant == SsdVariant::plain) return true;
   if (!sizes_are_chunked(args)) return false;
   const std::int64_t tiles = args.batch * args.heads * args.head_dim / kSsdTile;
-  return tiles * kMaxSegments <= std::numeric_limits<std::int32_t>::max() && is_wide(args.x) &&
-         (args.z.data == nullptr || is_wide(args.z)) && is_wide(args.B) && is_wide(args.C) &&
-         is_wide(args.y);
+  // The chunks that are looked for behind the last token are counted in 32 bits, too.
+  return tiles * kMaxSegments <= kMaxInt && args.length <= kMaxInt - 4 * kSsdChunk &&
+         is_wide(args.x) && is_near(args.dt) && (args.z.data == nullptr || is_wide(args.z)) &&
+         is_wide(args.B) && is_wide(args.C) && is_wide(args.y);
 }
 
 cudaError_t ssd(const Ssd& args, cudaStream_t stream, SsdVariant variant) {

@@ -32,6 +32,7 @@ struct SsdPlan {
   int stages;     // chunks in shared memory, 2 or 3
   float* states;  // (items - whole, segments - 1, kTiles, N / 2, 64 threads, 4)
   float* decays;  // (items - whole, segments - 1, kTiles), log2
+  std::uint32_t x_row, dt_row, z_row, B_row, C_row, y_row;  // bytes from a token to the next
 };
 
 // What the tokens of a chunk do to a head. Tokens behind the end have dt = 0.
@@ -94,32 +95,40 @@ __device__ __forceinline__ SsdTile ssd_tile_of(const Ssd& args, std::int64_t ite
   return at;
 }
 
-// Copies 32 rows of `kWords` words of 16 bytes, tokens t0 and on, zeros behind the last; thread
-// `thread` of `kThreads`. ssd_supports() sees to token strides of less than 2^31.
-template <typename T, int kWords, int kThreads>
-__device__ __forceinline__ void ssd_copy(const Strided& tensor, const SsdTokens& tokens,
-                                         std::int64_t channel, std::int64_t t0,
-                                         std::uint32_t shared, int thread) {
-  constexpr int kRows = kThreads / kWords;
-  const int word = thread % kWords;
-  const int row = thread / kWords;
-  const T* from = ssd_row<const T>(tensor, tokens, t0) + channel + word * 8;
-  const auto left = static_cast<int>(min(tokens.count - t0, std::int64_t{kSsdChunk}));
-#pragma unroll
-  for (int r = row; r < kSsdChunk; r += kRows) {
-    const bool is_there = r < left;
-    const T* place = from + (is_there ? r : 0) * static_cast<std::int64_t>(tensor.token);
-    copy_async(shared + (r * kWords + (word ^ (r & 7))) * 16, is_there ? place : tensor.data,
-               is_there);
-  }
+// Token t of a tensor from its token 0.
+__device__ __forceinline__ const unsigned char* ssd_at(const unsigned char* first, int t,
+                                                       std::uint32_t row_bytes) {
+  return first + static_cast<std::uint64_t>(static_cast<std::uint32_t>(t)) * row_bytes;
 }
 
-// The lane's dt of the chunk at t0, 0 behind the last token.
+// A channel of token 0 of a tile's segment.
 template <typename T>
-__device__ __forceinline__ float ssd_dt(const Ssd& args, const SsdTile& tile, std::int64_t t0) {
-  const std::int64_t t = t0 + threadIdx.x % 32;
-  if (t >= tile.tokens.count) return 0.0F;
-  return to_float(ssd_row<const T>(args.dt, tile.tokens, t)[tile.head * args.dt.channel]);
+__device__ __forceinline__ unsigned char* ssd_first(const Strided& tensor, const SsdTile& tile,
+                                                    std::int64_t channel) {
+  return reinterpret_cast<unsigned char*>(ssd_row<T>(tensor, tile.tokens, 0) + channel);
+}
+
+// Copies `kWords` words of 16 bytes of the tokens t0 to t0 + 31, as thread `thread` of `kThreads`;
+// `first` is this thread's word, thread % kWords, of token 0. Without `kAll` there are zeros from
+// token `count` on.
+template <int kWords, int kThreads, bool kAll>
+__device__ __forceinline__ void ssd_copy(const unsigned char* first, std::uint32_t row_bytes,
+                                         int t0, int count, std::uint32_t shared,
+                                         unsigned int thread) {
+  constexpr unsigned int kRows = kThreads / kWords;
+  const unsigned int word = thread % kWords;
+  const unsigned int row = thread / kWords;
+#pragma unroll
+  for (unsigned int i = 0; i < kSsdChunk / kRows; ++i) {
+    const unsigned int r = row + i * kRows;
+    const int t = t0 + static_cast<int>(r);
+    const std::uint32_t to = shared + (r * kWords + (word ^ (r % 8))) * 16;
+    if (kAll) {
+      copy_async(to, ssd_at(first, t, row_bytes));
+    } else {
+      copy_async(to, ssd_at(first, t < count ? t : 0, row_bytes), t < count);
+    }
+  }
 }
 
 // Fills a table with a warp. Returns c_31.
@@ -365,6 +374,189 @@ __device__ __forceinline__ void ssd_within_spoiled(float (&y)[2][4][4],
   }
 }
 
+// What the two kernels share of a block: its place, its tile and the way of chunks into shared
+// memory.
+template <typename T, int kStates, int kTiles, bool kIsFirstPass>
+struct SsdPipeline {
+  using Shared = SsdShared<kStates, kTiles>;
+  static constexpr int kThreads = kTiles * kSsdTileThreads;
+  static constexpr unsigned int kStateWords = kStates / 8;
+  static constexpr std::uint32_t kStage = kIsFirstPass ? Shared::kStateStage : Shared::kStage;
+
+  __device__ __forceinline__ SsdPipeline(const Ssd& args, const SsdPlan& plan, const SsdTile& tile,
+                                         unsigned char* shared_bytes)
+      : count(static_cast<int>(tile.tokens.count)),
+        shared(shared_address(shared_bytes)),
+        stages_end(plan.stages * kStage) {
+    const std::int64_t state = tile.group * kStates + threadIdx.x % kStateWords * 8;
+    const std::int64_t channel = tile.channel + threadIdx.x % 8 * 8;
+    B = ssd_first<T>(args.B, tile, state);
+    x = ssd_first<T>(args.x, tile, channel);
+    dt = ssd_first<T>(args.dt, tile, tile.head * args.dt.channel);
+    if (kIsFirstPass) return;
+    C = ssd_first<T>(args.C, tile, state);
+    if (args.z.data != nullptr) z = ssd_first<T>(args.z, tile, channel);
+  }
+
+  // Starts the copies of a chunk, if there is one, and closes their group.
+  __device__ __forceinline__ void copy(const SsdPlan& plan, int chunk) {
+    const int t0 = chunk * kSsdChunk;
+    if (t0 + kSsdChunk <= count) {
+      copy_rows<true>(plan, t0);
+    } else if (t0 < count) {
+      copy_rows<false>(plan, t0);
+    }
+    close_copies();
+    copied_at = copied_at + kStage == stages_end ? 0 : copied_at + kStage;
+  }
+
+  // Waits for the next chunk, for all threads: the one ahead of it is done with, too. Returns where
+  // its stage begins.
+  __device__ __forceinline__ std::uint32_t wait(const SsdPlan& plan) {
+    if (plan.stages == 3) {
+      wait_for_copies<1>();
+    } else {
+      wait_for_copies<0>();
+    }
+    __syncthreads();
+    const std::uint32_t at = read_at;
+    read_at = read_at + kStage == stages_end ? 0 : read_at + kStage;
+    return at;
+  }
+
+  // The lane's dt of a chunk, 0 behind the last token.
+  __device__ __forceinline__ float step(const SsdPlan& plan, int chunk) const {
+    const int t = chunk * kSsdChunk + static_cast<int>(threadIdx.x % 32);
+    if (t >= count) return 0.0F;
+    return to_float(*reinterpret_cast<const T*>(ssd_at(dt, t, plan.dt_row)));
+  }
+
+  template <bool kAll>
+  __device__ __forceinline__ void copy_rows(const SsdPlan& plan, int t0) const {
+    const unsigned int thread = threadIdx.x % kSsdTileThreads;
+    const std::uint32_t to = shared + copied_at;
+    const std::uint32_t to_channels =
+        to + threadIdx.x / kSsdTileThreads * kSsdChunk * Shared::kChannelsRow;
+    ssd_copy<kStateWords, kThreads, kAll>(B, plan.B_row, t0, count, to + Shared::kB, threadIdx.x);
+    ssd_copy<8, kSsdTileThreads, kAll>(x, plan.x_row, t0, count, to_channels + Shared::kX, thread);
+    if (kIsFirstPass) return;
+    ssd_copy<kStateWords, kThreads, kAll>(C, plan.C_row, t0, count, to + Shared::kC, threadIdx.x);
+    if (z != nullptr) {
+      ssd_copy<8, kSsdTileThreads, kAll>(z, plan.z_row, t0, count, to_channels + Shared::kZ,
+                                         thread);
+    }
+  }
+
+  int count;  // tokens
+  std::uint32_t shared;
+  std::uint32_t stages_end;
+  std::uint32_t copied_at = 0;  // the stage of the next chunk to copy, and of the next to read
+  std::uint32_t read_at = 0;
+  const unsigned char* B;  // of token 0: this thread's word, and dt of its head
+  const unsigned char* x;
+  const unsigned char* dt;
+  const unsigned char* C = nullptr;
+  const unsigned char* z = nullptr;
+};
+
+// y^T (p, i) = 2^c_i sum_n h (p, n) C (i, n): channel 16 r + g + 8 (e / 2), token 8 i + 2 t + e
+// % 2.
+template <typename T, int kStates>
+__device__ __forceinline__ void ssd_before(float (&y)[2][4][4], const SsdState<kStates>& state,
+                                           std::uint32_t C, const SsdTable& table) {
+  const int t = threadIdx.x % 4;
+  const std::uint32_t place = C + ssd_lane_place<2 * kStates, false>();
+#pragma unroll
+  for (int k = 0; k < kStates / 16; ++k) {
+    std::uint32_t h[2][4];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float(&four)[4] = state.h[r][2 * k + e / 2];
+        h[r][e] = packed_pair<T>(four[e % 2 * 2], four[e % 2 * 2 + 1]);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      std::uint32_t c[4];
+      load_matrices(c, (place ^ (32 * k)) + i * 16 * 2 * kStates);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        multiply_add<T>(y[r][2 * i], h[r], c[0], c[1]);
+        multiply_add<T>(y[r][2 * i + 1], h[r], c[2], c[3]);
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 decay = *reinterpret_cast<const float2*>(&table.decay[8 * i + 2 * t]);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+#pragma unroll
+      for (int low = 0; low < 2; ++low) {
+        y[r][i][2 * low] *= decay.x;
+        y[r][i][2 * low + 1] *= decay.y;
+      }
+    }
+  }
+}
+
+// Calls work(y, y of the next token, their pair of `words`) for all of a warp's y.
+template <typename T, typename Work>
+__device__ __forceinline__ void ssd_each_pair(float (&y)[2][4][4],
+                                              const std::uint32_t (&words)[2][2][4],
+                                              const Work& work) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int low = 0; low < 2; ++low) {
+        work(y[r][i][2 * low], y[r][i][2 * low + 1],
+             unpacked_pair<T>(words[r][i / 2][i % 2 * 2 + low]));
+      }
+    }
+  }
+}
+
+// Writes y of a chunk through `channels`, where the warp's part of x was, so that rows leave in
+// whole sectors. `first`: the lane's word of token 0, see the kernel.
+template <typename T>
+__device__ __forceinline__ void ssd_write(const float (&y)[2][4][4], unsigned char* channels,
+                                          unsigned char* first, std::uint32_t row_bytes, int t0,
+                                          int count) {
+  const int half = threadIdx.x / 32 % 2;
+  const int lane = threadIdx.x % 32;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  __syncwarp();
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int token = 8 * i + 2 * t + e % 2;
+        const int word = 4 * half + 2 * r + e / 2;
+        *reinterpret_cast<T*>(channels + token * 128 + (word ^ (token % 8)) * 16 + 2 * g) =
+            from_float<T>(y[r][i][e]);
+      }
+    }
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int token = 8 * i + lane / 4 % 2 * 4 + lane / 8;  // neighbours 4 apart: other banks
+    const int word = 4 * half + lane % 4;
+    if (t0 + token < count) {
+      *reinterpret_cast<uint4*>(first +
+                                std::uint64_t{row_bytes} * static_cast<std::uint32_t>(t0 + token)) =
+          *reinterpret_cast<const uint4*>(channels + token * 128 + (word ^ (token % 8)) * 16);
+    }
+  }
+}
+
 // Grid: plan.whole blocks, and plan.segments for every other item. Block: kTiles x 64.
 // Shared: SsdShared::bytes(plan.stages).
 template <typename T, int kStates, int kTiles>
@@ -372,7 +564,6 @@ __global__ void __launch_bounds__(kTiles* kSsdTileThreads, 4 / kTiles)
     ssd_chunked_kernel(const __grid_constant__ Ssd args, const __grid_constant__ SsdPlan plan) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using Shared = SsdShared<kStates, kTiles>;
-  constexpr int kThreads = kTiles * kSsdTileThreads;
   constexpr int kWarps = kTiles * kSsdTileWarps;
   extern __shared__ __align__(1024) unsigned char shared[];
   unsigned char* const behind = shared + plan.stages * Shared::kStage;
@@ -380,9 +571,6 @@ __global__ void __launch_bounds__(kTiles* kSsdTileThreads, 4 / kTiles)
   unsigned char* const masks = behind + Shared::kTables;
 
   const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int t = threadIdx.x % 4;
-  const int g = lane / 4;
   const int own = warp / kSsdTileWarps;   // tile of this warp
   const int half = warp % kSsdTileWarps;  // of its channels
   const std::int64_t block = blockIdx.x;
@@ -391,39 +579,18 @@ __global__ void __launch_bounds__(kTiles* kSsdTileThreads, 4 / kTiles)
   const SsdTile tile = ssd_tile_of(
       args, item, kTiles, own, is_cut ? static_cast<int>((block - plan.whole) % plan.segments) : 0,
       is_cut ? plan.segments : 1);
-  const auto chunks = static_cast<int>((tile.tokens.count + kSsdChunk - 1) / kSsdChunk);
   const float bias = args.dt_bias == nullptr ? 0.0F : args.dt_bias[tile.head];
   const float A_log2e = args.A[tile.head] * kLog2E;
   const float D = args.D == nullptr ? 0.0F : args.D[tile.head];
-  const bool has_z = args.z.data != nullptr;
   const std::int64_t state_at =
-      ((tile.batch * args.heads * args.head_dim) + tile.channel + 32 * half) * kStates;
+      (tile.batch * args.heads * args.head_dim + tile.channel + 32 * half) * kStates;
+  unsigned char* const to_y =
+      ssd_first<T>(args.y, tile, tile.channel + 32 * half + threadIdx.x % 4 * 8);
+  SsdPipeline<T, kStates, kTiles, false> pipeline(args, plan, tile, shared);
+  const int count = pipeline.count;
 
-  const auto copy_chunk = [&](int chunk) {
-    if (chunk < chunks) {
-      const std::uint32_t stage = shared_address(shared + chunk % plan.stages * Shared::kStage);
-      const std::int64_t t0 = std::int64_t{chunk} * kSsdChunk;
-      ssd_copy<T, kStates / 8, kThreads>(args.B, tile.tokens, tile.group * kStates, t0,
-                                         stage + Shared::kB, threadIdx.x);
-      ssd_copy<T, kStates / 8, kThreads>(args.C, tile.tokens, tile.group * kStates, t0,
-                                         stage + Shared::kC, threadIdx.x);
-      const std::uint32_t at = own * kSsdChunk * Shared::kChannelsRow;
-      ssd_copy<T, 8, kSsdTileThreads>(args.x, tile.tokens, tile.channel, t0,
-                                      stage + Shared::kX + at, threadIdx.x % kSsdTileThreads);
-      if (has_z) {
-        ssd_copy<T, 8, kSsdTileThreads>(args.z, tile.tokens, tile.channel, t0,
-                                        stage + Shared::kZ + at, threadIdx.x % kSsdTileThreads);
-      }
-    }
-    close_copies();
-  };
-  const auto fill_table = [&](int chunk, float raw) {
-    ssd_fill(tables[chunk % 2][own], args, raw, bias, A_log2e,
-             std::int64_t{chunk} * kSsdChunk + lane < tile.tokens.count);
-  };
-
-  copy_chunk(0);
-  if (plan.stages == 3) copy_chunk(1);
+  pipeline.copy(plan, 0);
+  if (plan.stages == 3) pipeline.copy(plan, 1);
 
   SsdState<kStates> state;
   state.each([&](float& value, int p, int n) {
@@ -444,25 +611,24 @@ __global__ void __launch_bounds__(kTiles* kSsdTileThreads, 4 / kTiles)
     });
   }
 
+  // A tile's first warp keeps its tables, a chunk ahead, from dt that was read two ahead.
+  const auto fill_table = [&](int chunk, float dt) {
+    ssd_fill(tables[chunk % 2][own], args, dt, bias, A_log2e,
+             chunk * kSsdChunk + static_cast<int>(threadIdx.x % 32) < count);
+  };
   float next_dt = 0.0F;
   if (half == 0) {
-    fill_table(0, ssd_dt<T>(args, tile, 0));
-    next_dt = ssd_dt<T>(args, tile, kSsdChunk);
+    fill_table(0, pipeline.step(plan, 0));
+    next_dt = pipeline.step(plan, 1);
   }
 
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    if (plan.stages == 3) {
-      wait_for_copies<1>();
-    } else {
-      wait_for_copies<0>();
-    }
-    __syncthreads();  // this chunk is there for all, and the one ahead of it done with
-    copy_chunk(chunk + plan.stages - 1);
-
-    unsigned char* const stage = shared + chunk % plan.stages * Shared::kStage;
-    unsigned char* const channels = stage + Shared::kX + own * kSsdChunk * Shared::kChannelsRow;
-    const std::uint32_t B = shared_address(stage + Shared::kB);
-    const std::uint32_t C = shared_address(stage + Shared::kC);
+  for (int chunk = 0; chunk * kSsdChunk < count; ++chunk) {
+    const std::uint32_t stage = pipeline.wait(plan);
+    pipeline.copy(plan, chunk + plan.stages - 1);
+    const std::uint32_t B = pipeline.shared + stage + Shared::kB;
+    const std::uint32_t C = pipeline.shared + stage + Shared::kC;
+    const std::uint32_t channels_at = stage + own * kSsdChunk * Shared::kChannelsRow;
+    unsigned char* const channels = shared + channels_at + Shared::kX;
     const SsdTable& table = tables[chunk % 2][own];
 
     // The three 16 x 16 parts of S on and below the diagonal, by warps that take turns.
@@ -472,124 +638,36 @@ __global__ void __launch_bounds__(kTiles* kSsdTileThreads, 4 / kTiles)
     }
     if (half == 0) {
       fill_table(chunk + 1, next_dt);
-      next_dt = ssd_dt<T>(args, tile, std::int64_t{chunk + 2} * kSsdChunk);
+      next_dt = pipeline.step(plan, chunk + 2);
     }
-
-    float y[2][4][4] = {};  // as in SsdState: channel 16 r + .., token 8 i + 2 t + e % 2
-    {
-      const std::uint32_t place = C + ssd_lane_place<2 * kStates, false>();
-#pragma unroll
-      for (int k = 0; k < kStates / 16; ++k) {
-        std::uint32_t h[2][4];
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float(&four)[4] = state.h[r][2 * k + e / 2];
-            h[r][e] = packed_pair<T>(four[e % 2 * 2], four[e % 2 * 2 + 1]);
-          }
-        }
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          std::uint32_t c[4];
-          load_matrices(c, (place ^ (32 * k)) + i * 16 * 2 * kStates);
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            multiply_add<T>(y[r][2 * i], h[r], c[0], c[1]);
-            multiply_add<T>(y[r][2 * i + 1], h[r], c[2], c[3]);
-          }
-        }
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 decay = *reinterpret_cast<const float2*>(&table.decay[8 * i + 2 * t]);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-#pragma unroll
-        for (int low = 0; low < 2; ++low) {
-          y[r][i][2 * low] *= decay.x;
-          y[r][i][2 * low + 1] *= decay.y;
-        }
-      }
-    }
+    float y[2][4][4] = {};
+    ssd_before<T>(y, state, C, table);
 
     __syncthreads();  // S is there for all
     std::uint32_t x[2][2][4];
     ssd_load_channels(x, shared_address(channels));
     std::uint32_t mark = 0;
 #pragma unroll
-    for (const auto& rows : x) {
-#pragma unroll
-      for (const auto& words : rows) {
-#pragma unroll
-        for (const std::uint32_t word : words) mark = marked<T>(mark, word);
-      }
-    }
+    for (int k = 0; k < 16; ++k) mark = marked<T>(mark, x[k / 8][k / 4 % 2][k % 4]);
     const std::uint32_t mask = shared_address(masks + own * kSsdChunk * Shared::kMaskRow);
     if (__any_sync(0xffffffffU, (mark & 0x7FFF7FFFU) != 0)) {
       ssd_within_spoiled<T>(y, x, mask, channels);
     } else {
       ssd_within<T>(y, x, mask);
     }
-
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int low = 0; low < 2; ++low) {
-          const float2 two = unpacked_pair<T>(x[r][i / 2][i % 2 * 2 + low]);
-          y[r][i][2 * low] = fmaf(D, two.x, y[r][i][2 * low]);
-          y[r][i][2 * low + 1] = fmaf(D, two.y, y[r][i][2 * low + 1]);
-        }
-      }
-    }
-    if (has_z) {
+    ssd_each_pair<T>(y, x, [&](float& first, float& second, float2 two) {
+      first = fmaf(D, two.x, first);
+      second = fmaf(D, two.y, second);
+    });
+    if (pipeline.z != nullptr) {
       std::uint32_t z[2][2][4];
-      ssd_load_channels(
-          z, shared_address(stage + Shared::kZ + own * kSsdChunk * Shared::kChannelsRow));
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-#pragma unroll
-          for (int low = 0; low < 2; ++low) {
-            const float2 two = unpacked_pair<T>(z[r][i / 2][i % 2 * 2 + low]);
-            y[r][i][2 * low] *= silu(two.x);
-            y[r][i][2 * low + 1] *= silu(two.y);
-          }
-        }
-      }
+      ssd_load_channels(z, pipeline.shared + channels_at + Shared::kZ);
+      ssd_each_pair<T>(y, z, [](float& first, float& second, float2 two) {
+        first *= silu(two.x);
+        second *= silu(two.y);
+      });
     }
-
-    // y goes out through where the warp's part of x was, so that rows leave in whole sectors.
-    __syncwarp();
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int token = 8 * i + 2 * t + e % 2;
-          const int word = 4 * half + 2 * r + e / 2;
-          *reinterpret_cast<T*>(channels + token * 128 + (word ^ (token % 8)) * 16 + 2 * g) =
-              from_float<T>(y[r][i][e]);
-        }
-      }
-    }
-    __syncwarp();
-    const std::int64_t t0 = std::int64_t{chunk} * kSsdChunk;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int token = 8 * i + lane / 4 % 2 * 4 + lane / 8;  // 4 apart: other banks
-      const int word = 4 * half + lane % 4;
-      if (t0 + token < tile.tokens.count) {
-        *reinterpret_cast<uint4*>(ssd_row<T>(args.y, tile.tokens, t0 + token) + tile.channel +
-                                  8 * word) =
-            *reinterpret_cast<const uint4*>(channels + token * 128 + (word ^ (token % 8)) * 16);
-      }
-    }
+    ssd_write<T>(y, channels, to_y, plan.y_row, chunk * kSsdChunk, count);
 
     ssd_weigh<T>(x, table);
     state.template advance<T>(x, B, table.decay[kSsdChunk - 1]);
@@ -610,66 +688,45 @@ __global__ void __launch_bounds__(kTiles* kSsdTileThreads, 4 / kTiles)
     ssd_segments_kernel(const __grid_constant__ Ssd args, const __grid_constant__ SsdPlan plan) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using Shared = SsdShared<kStates, kTiles>;
-  constexpr int kThreads = kTiles * kSsdTileThreads;
   extern __shared__ __align__(1024) unsigned char shared[];
   auto* const tables =
       reinterpret_cast<SsdTable(*)[kTiles]>(shared + plan.stages * Shared::kStateStage);
-  const int warp = threadIdx.x / 32;
-  const int own = warp / kSsdTileWarps;
-  const int half = warp % kSsdTileWarps;
+  const int own = threadIdx.x / kSsdTileThreads;
+  const bool keeps_table = threadIdx.x / 32 % kSsdTileWarps == 0;
   const std::int64_t block = blockIdx.x;
   const SsdTile tile = ssd_tile_of(args, plan.whole + block / (plan.segments - 1), kTiles, own,
                                    static_cast<int>(block % (plan.segments - 1)), plan.segments);
-  const auto chunks = static_cast<int>((tile.tokens.count + kSsdChunk - 1) / kSsdChunk);
   const float bias = args.dt_bias == nullptr ? 0.0F : args.dt_bias[tile.head];
   const float A_log2e = args.A[tile.head] * kLog2E;
+  SsdPipeline<T, kStates, kTiles, true> pipeline(args, plan, tile, shared);
+  const int count = pipeline.count;
 
-  const auto copy_chunk = [&](int chunk) {
-    if (chunk < chunks) {
-      const std::uint32_t stage =
-          shared_address(shared + chunk % plan.stages * Shared::kStateStage);
-      const std::int64_t t0 = std::int64_t{chunk} * kSsdChunk;
-      ssd_copy<T, kStates / 8, kThreads>(args.B, tile.tokens, tile.group * kStates, t0,
-                                         stage + Shared::kB, threadIdx.x);
-      ssd_copy<T, 8, kSsdTileThreads>(args.x, tile.tokens, tile.channel, t0,
-                                      stage + Shared::kX + own * kSsdChunk * Shared::kChannelsRow,
-                                      threadIdx.x % kSsdTileThreads);
-    }
-    close_copies();
-  };
+  pipeline.copy(plan, 0);
+  if (plan.stages == 3) pipeline.copy(plan, 1);
+
   float sum = 0.0F;
-  const auto fill_table = [&](int chunk, float raw) {
-    sum += ssd_fill(tables[chunk % 2][own], args, raw, bias, A_log2e,
-                    std::int64_t{chunk} * kSsdChunk + threadIdx.x % 32 < tile.tokens.count);
+  const auto fill_table = [&](int chunk, float dt) {
+    sum += ssd_fill(tables[chunk % 2][own], args, dt, bias, A_log2e,
+                    chunk * kSsdChunk + static_cast<int>(threadIdx.x % 32) < count);
   };
-
-  copy_chunk(0);
-  if (plan.stages == 3) copy_chunk(1);
-  SsdState<kStates> state = {};
   float next_dt = 0.0F;
-  if (half == 0) {
-    fill_table(0, ssd_dt<T>(args, tile, 0));
-    next_dt = ssd_dt<T>(args, tile, kSsdChunk);
+  if (keeps_table) {
+    fill_table(0, pipeline.step(plan, 0));
+    next_dt = pipeline.step(plan, 1);
   }
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    if (plan.stages == 3) {
-      wait_for_copies<1>();
-    } else {
-      wait_for_copies<0>();
-    }
-    __syncthreads();
-    copy_chunk(chunk + plan.stages - 1);
-    const unsigned char* const stage = shared + chunk % plan.stages * Shared::kStateStage;
+  SsdState<kStates> state = {};
+  for (int chunk = 0; chunk * kSsdChunk < count; ++chunk) {
+    const std::uint32_t stage = pipeline.shared + pipeline.wait(plan);
+    pipeline.copy(plan, chunk + plan.stages - 1);
     const SsdTable& table = tables[chunk % 2][own];
-    std::uint32_t x[2][2][4];
-    ssd_load_channels(x,
-                      shared_address(stage + Shared::kX + own * kSsdChunk * Shared::kChannelsRow));
-    ssd_weigh<T>(x, table);
-    state.template advance<T>(x, shared_address(stage + Shared::kB), table.decay[kSsdChunk - 1]);
-    if (half == 0) {
+    if (keeps_table) {
       fill_table(chunk + 1, next_dt);
-      next_dt = ssd_dt<T>(args, tile, std::int64_t{chunk + 2} * kSsdChunk);
+      next_dt = pipeline.step(plan, chunk + 2);
     }
+    std::uint32_t x[2][2][4];
+    ssd_load_channels(x, stage + own * kSsdChunk * Shared::kChannelsRow + Shared::kX);
+    ssd_weigh<T>(x, table);
+    state.template advance<T>(x, stage + Shared::kB, table.decay[kSsdChunk - 1]);
   }
 
   const std::int64_t at = block * kTiles + own;

@@ -474,9 +474,10 @@ TEST_F(SsdOnDevice, TakesEveryOptionalFieldOrNot) {
         Shape{.batch = 2, .length = 85, .heads = 2, .head_dim = 64, .states = 128}}) {
     for (const std::int32_t type : kTypes) {
       for (const Extras& extras :
-           {Extras{.softplus = false, .log_rate = -3, .dt = 1}, Extras{.has_D = false},
-            Extras{.has_bias = false}, Extras{.has_z = false}, Extras{.has_initial = false},
-            Extras{.has_final = false}, Extras{.dt_min = 0.05F, .dt_max = 0.1F},
+           {Extras{.softplus = false, .dt_min = 0.01F, .dt_max = 1, .log_rate = -3, .dt = 1},
+            Extras{.has_D = false}, Extras{.has_bias = false}, Extras{.has_z = false},
+            Extras{.has_initial = false}, Extras{.has_final = false},
+            Extras{.dt_min = 0.05F, .dt_max = 0.1F},
             Extras{.has_D = false, .has_bias = false, .has_z = false, .has_initial = false}}) {
         Problem problem(type, shape, extras, ++seed);
         expect_agreement(problem);
