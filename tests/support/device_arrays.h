@@ -18,6 +18,8 @@ class DeviceArray {
     check(cudaMemcpy(data(), from.data(), static_cast<std::size_t>(from.size_bytes()),
                      cudaMemcpyHostToDevice),
           "cudaMemcpy");
+    // A copy from pageable memory may return early, and other streams do not wait for it.
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   }
 
   void* data() { return buffer_.data() + offset_; }
