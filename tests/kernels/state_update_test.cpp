@@ -71,7 +71,9 @@ Arrays arrays_of(const Case& c, std::uint64_t seed) {
   const bool by_state = c.head_dim == 1;
   Arrays all;
   all.push_back(normal_array(c.type, rows_of(c.channels()), random));
-  all.push_back(normal_array(c.type, rows_of(c.heads), random, 0.5, c.has_options ? 0 : 0.1));
+  // Without softplus steps have to be positive all the same, or states grow beyond f32.
+  all.push_back(c.is_softplus ? normal_array(c.type, rows_of(c.heads), random, 0.5)
+                              : normal_array(c.type, rows_of(c.heads), random, 0.02, 0.1));
   all.push_back(normal_array(c.type, rows_of(c.channels()), random));
   all.push_back(normal_array(c.type, rows_of(c.groups * c.states), random));
   all.push_back(normal_array(c.type, rows_of(c.groups * c.states), random));
@@ -83,7 +85,8 @@ Arrays arrays_of(const Case& c, std::uint64_t seed) {
   }
   all.push_back(A);
   all.push_back(normal_array(ICD_F32, c.heads, random));
-  all.push_back(normal_array(ICD_F32, c.heads, random, 0.5, -2));
+  all.push_back(c.is_softplus ? normal_array(ICD_F32, c.heads, random, 0.5, -2)
+                              : normal_array(ICD_F32, c.heads, random, 0.05, 0.3));
   all.push_back(normal_array(c.state_type, c.state_rows() * c.channels() * c.states, random));
   all.push_back(int_array(c.slots));
   all.push_back(int_array(c.active));
