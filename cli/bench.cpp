@@ -1,6 +1,7 @@
 // icd bench rewrite --model X | --shape mamba-1.4b
 // icd bench forward --model X
 // icd bench model --shape mamba-1.4b -o OUT
+// icd bench kernels, compare: bench_kernels.cpp, bench_compare.cpp
 //
 // Samples, all of them; interleaved, so that a noisy machine is noisy for every contender.
 #include <unistd.h>
@@ -273,6 +274,9 @@ void add_bench(CLI::App& app, Action& action) {
   model_command.callback([options, &action] {
     action = [options](Context& context) { return run_model(*options, context); };
   });
+
+  add_bench_kernels(bench, action);
+  add_bench_compare(bench, action);
 }
 
 }  // namespace icd::cli

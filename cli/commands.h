@@ -44,4 +44,8 @@ void add_inspect(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);
 void add_doctor(CLI::App& app, Action& action);
 
+// Subcommands of bench.
+void add_bench_kernels(CLI::App& bench, Action& action);
+void add_bench_compare(CLI::App& bench, Action& action);
+
 }  // namespace icd::cli

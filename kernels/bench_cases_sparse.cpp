@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/bench_cases.h"
+#include "kernels/block_sparse_gemm.h"
 #include "kernels/skip_zero_gemv.h"
 
 namespace icd {
@@ -120,38 +121,56 @@ class GemvCase final : public ChannelCase {
   std::unique_ptr<DeviceBuffer> workspace_;
 };
 
-// out_proj of one token with most of its weights pruned, stored as the blocks that are left.
+constexpr int kSparseBlock = 32;
+
+// out_proj of a batch with most of its weights pruned, stored as the blocks that are left.
 class BlockSparseCase final : public ChannelCase {
  public:
   BlockSparseCase(const BenchShape& shape, const BenchInputs& inputs, std::uint64_t seed)
       : ChannelCase(shape, inputs, seed) {
+    if (channels() % kSparseBlock != 0) {
+      throw Error(ErrorCode::unavailable,
+                  "block-sparse: d_inner " + std::to_string(channels()) + " is no multiple of 32");
+    }
     row_blocks_ = inputs.is_kept.size() / static_cast<std::size_t>(channels());
     const auto columns = static_cast<std::int64_t>(blocks_in_row());
     const auto most = static_cast<std::int64_t>(row_blocks_) * columns;
     values_ = input(Follow::nothing, 1, most, kSparseBlock * kSparseBlock, kBytes);
     columns_ = input(Follow::nothing, 1, 1, most, 4);
     starts_ = input(Follow::nothing, 1, 1, static_cast<std::int64_t>(row_blocks_) + 1, 4);
-    x_ = input(Follow::nothing, 1, 1, columns * kSparseBlock, kBytes);
-    y_ = output(Follow::nothing, 1, 1, static_cast<std::int64_t>(row_blocks_) * kSparseBlock, 4);
+    x_ = input(Follow::columns, 1, shape.batch, channels(), kBytes);
+    y_ = output(Follow::nothing, 1, shape.batch,
+                static_cast<std::int64_t>(row_blocks_) * kSparseBlock, kBytes);
     for (const BenchOrder& order : orders()) blocks_.push_back(blocks_of(order.order));
   }
 
   cudaError_t launch(int set, cudaStream_t stream) override {
-    return multiply_blocks(static_cast<const std::uint16_t*>(placed(values_, set)),
-                           static_cast<const std::int32_t*>(placed(columns_, set)),
-                           static_cast<const std::int32_t*>(placed(starts_, set)),
-                           static_cast<const std::uint16_t*>(placed(x_, set)),
-                           static_cast<float*>(placed(y_, set)),
-                           static_cast<std::int64_t>(row_blocks_), stream);
+    BlockSparseGemm args;
+    args.tokens = shape_.batch;
+    args.rows = static_cast<std::int64_t>(row_blocks_) * kSparseBlock;
+    args.columns = channels();
+    args.block = kSparseBlock;
+    args.type = kType;
+    args.x = placed(x_, set);
+    args.x_row = channels();
+    args.y = placed(y_, set);
+    args.y_row = args.rows;
+    args.starts = static_cast<const std::int32_t*>(placed(starts_, set));
+    args.columns_of = static_cast<const std::int32_t*>(placed(columns_, set));
+    args.values = placed(values_, set);
+    return block_sparse_gemm(args, stream);
   }
 
-  // 64 sectors a block of 2 KiB
+  // A block is 2 KiB, 64 sectors, and meets 64 bytes of every token.
   BenchPrediction predict(std::size_t order) const override {
-    return {"l2_from_l1", 64.0 * static_cast<double>(blocks_[order].columns.size())};
+    const auto blocks = static_cast<double>(blocks_[order].columns.size());
+    return {"l2_from_l1", blocks * static_cast<double>(64 + 2 * shape_.batch)};
   }
 
  protected:
-  void fill(cudaStream_t) override {}
+  void fill(cudaStream_t stream) override {
+    fill_rows(x_, inputs_.u, shape_.batch, channels(), 0, 1, stream);
+  }
 
   void arrange(std::size_t order, cudaStream_t stream) override {
     const Blocks& blocks = blocks_[order];
@@ -164,7 +183,6 @@ class BlockSparseCase final : public ChannelCase {
     for (int set = 0; set < sets(); ++set) {
       put(columns_, set, blocks.columns);
       put(starts_, set, blocks.starts);
-      put(x_, set, blocks.x);
       if (set == 0) continue;
       check(cudaMemcpyAsync(placed(values_, set), placed(values_, 0),
                             blocks.values.size() * sizeof(std::uint16_t), cudaMemcpyDeviceToDevice,
@@ -178,34 +196,29 @@ class BlockSparseCase final : public ChannelCase {
     std::vector<std::uint16_t> values;    // (blocks, 32, 32)
     std::vector<std::int32_t> columns;    // (blocks)
     std::vector<std::int32_t> starts{0};  // (row_blocks + 1)
-    std::vector<std::uint16_t> x;         // (channels, padded)
   };
 
-  std::size_t blocks_in_row() const {
-    return static_cast<std::size_t>((channels() + kSparseBlock - 1) / kSparseBlock);
-  }
+  std::size_t blocks_in_row() const { return static_cast<std::size_t>(channels() / kSparseBlock); }
 
   // A weight of row block R that reads channel c is 0 unless kept; else it depends on R, its row
   // in the block and c only, so that every order has the same matrix.
   Blocks blocks_of(const Permutation& order) const {
     Blocks blocks;
     const auto n = static_cast<std::size_t>(channels());
-    blocks.x.resize(blocks_in_row() * kSparseBlock);
-    for (std::size_t i = 0; i < n; ++i) blocks.x[i] = value_of(7, 0, order_at(order, i));
     for (std::size_t row = 0; row < row_blocks_; ++row) {
       const char* is_kept = inputs_.is_kept.data() + row * n;
       for (std::size_t column = 0; column < blocks_in_row(); ++column) {
         const std::size_t first = column * kSparseBlock;
-        const std::size_t last = std::min(first + kSparseBlock, n);
+        const std::size_t last = first + kSparseBlock;
         bool is_empty = true;
         for (std::size_t i = first; i < last; ++i) is_empty &= !is_kept[order_at(order, i)];
         if (is_empty) continue;
         blocks.columns.push_back(static_cast<std::int32_t>(column));
         for (std::size_t k = 0; k < kSparseBlock; ++k) {
-          for (std::size_t i = first; i < first + kSparseBlock; ++i) {
-            const bool is_there = i < last && is_kept[order_at(order, i)];
-            blocks.values.push_back(is_there ? value_of(row + 11, k, order_at(order, i))
-                                             : std::uint16_t{0});
+          for (std::size_t i = first; i < last; ++i) {
+            const std::size_t channel = order_at(order, i);
+            blocks.values.push_back(is_kept[channel] ? value_of(row, k, channel)
+                                                     : std::uint16_t{0});
           }
         }
       }

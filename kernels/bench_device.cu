@@ -109,38 +109,6 @@ __global__ void gather_kernel(const std::uint16_t* __restrict__ in,
   }
 }
 
-// Grid: rows of blocks. Block: kThreads. A lane has a row of a block, warps take turns.
-__global__ void blocks_kernel(const __nv_bfloat16* __restrict__ values,
-                              const std::int32_t* __restrict__ columns,
-                              const std::int32_t* __restrict__ starts,
-                              const __nv_bfloat16* __restrict__ x, float* __restrict__ y) {
-  __shared__ float sums[kWarps][32];
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
-  const std::int64_t row_block = blockIdx.x;
-  float sum = 0;
-  for (int i = starts[row_block] + warp; i < starts[row_block + 1]; i += kWarps) {
-    const auto* row = reinterpret_cast<const uint4*>(
-        values + (std::int64_t{i} * kSparseBlock + lane) * kSparseBlock);
-    const auto* input = x + std::int64_t{columns[i]} * kSparseBlock;
-    uint4 words[4];
-#pragma unroll
-    for (int k = 0; k < 4; ++k) words[k] = row[k];
-    const auto* elements = reinterpret_cast<const __nv_bfloat16*>(words);
-#pragma unroll
-    for (int k = 0; k < kSparseBlock; ++k) {
-      sum = fmaf(to_float(elements[k]), to_float(input[k]), sum);
-    }
-  }
-  sums[warp][lane] = sum;
-  __syncthreads();
-  if (warp == 0) {
-    float all = 0;
-    for (int w = 0; w < kWarps; ++w) all += sums[w][lane];
-    y[row_block * kSparseBlock + lane] = all;
-  }
-}
-
 }  // namespace
 
 cudaError_t fill_bell(void* data, std::int32_t type, std::int64_t count, std::uint64_t seed,
@@ -188,17 +156,6 @@ cudaError_t gather_directly(const std::uint16_t* in, const std::int32_t* source,
   const std::int64_t items = rows * ((columns + kThreads - 1) / kThreads);
   gather_kernel<<<static_cast<unsigned int>(std::min<std::int64_t>(items, 1 << 20)), kThreads, 0,
                   stream>>>(in, source, out, rows, columns);
-  return cudaGetLastError();
-}
-
-cudaError_t multiply_blocks(const std::uint16_t* values, const std::int32_t* columns,
-                            const std::int32_t* starts, const std::uint16_t* x, float* y,
-                            std::int64_t row_blocks, cudaStream_t stream) {
-  if (row_blocks < 0 || row_blocks > 0x7FFFFFFF) return cudaErrorInvalidValue;
-  if (row_blocks == 0) return cudaSuccess;
-  blocks_kernel<<<static_cast<unsigned int>(row_blocks), kThreads, 0, stream>>>(
-      reinterpret_cast<const __nv_bfloat16*>(values), columns, starts,
-      reinterpret_cast<const __nv_bfloat16*>(x), y);
   return cudaGetLastError();
 }
 

@@ -34,15 +34,4 @@ cudaError_t add_differences(std::int32_t type, const void* a, const void* b, std
 cudaError_t gather_directly(const std::uint16_t* in, const std::int32_t* source, std::uint16_t* out,
                             std::int64_t rows, std::int64_t columns, cudaStream_t stream);
 
-/// Side of the blocks of multiply_blocks().
-inline constexpr int kSparseBlock = 32;
-
-/// y = W x for a matrix of which only non-empty blocks of kSparseBlock x kSparseBlock are stored,
-/// all on the device: values (blocks, 32, 32) bf16, row-major in a block and aligned to 16 bytes;
-/// columns (blocks), the place of each in its row of blocks; starts (row_blocks + 1), x (32 *
-/// blocks in a row) bf16; y (32 * row_blocks) f32.
-cudaError_t multiply_blocks(const std::uint16_t* values, const std::int32_t* columns,
-                            const std::int32_t* starts, const std::uint16_t* x, float* y,
-                            std::int64_t row_blocks, cudaStream_t stream);
-
 }  // namespace icd

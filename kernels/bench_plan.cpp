@@ -28,7 +28,7 @@ constexpr auto kKernels = std::to_array<BenchKernel>({
     {"active-subset", "[N][D] f32", kPositive, false, true, true},
     {"active-subset", "[N][D] bf16", kPositive, false, true, true},
     {"skip-zero-gemv", "row-major", kPositive, false, false, true},
-    {"block-sparse", "32 x 32", kPositive, false, false, true},
+    {"block-sparse", "32 x 32", kPositive, false, true, true},
 });
 
 // Sums over channels in another order, rounded to bf16.

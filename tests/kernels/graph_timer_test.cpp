@@ -156,47 +156,5 @@ TEST_F(BenchDeviceOnDevice, GathersAsTheReference) {
   }
 }
 
-TEST_F(BenchDeviceOnDevice, MultipliesTheBlocksThatAreThere) {
-  Random random(5);
-  constexpr Index kRows = 5;  // of blocks
-  constexpr Index kColumns = 11;
-  std::vector<std::int32_t> starts = {0};
-  std::vector<std::int32_t> columns;
-  for (Index row = 0; row < kRows; ++row) {
-    for (Index column = 0; column < kColumns; ++column) {
-      if (row != 2 && random.below(3) != 0) columns.push_back(column);  // row 2 has none
-    }
-    starts.push_back(static_cast<std::int32_t>(columns.size()));
-  }
-  const auto blocks = static_cast<std::int64_t>(columns.size());
-  const testing::HostArray values =
-      testing::normal_array(ICD_BF16, blocks * kSparseBlock * kSparseBlock, random);
-  const testing::HostArray x = testing::normal_array(ICD_BF16, kColumns * kSparseBlock, random);
-  testing::HostArray expected(ICD_F32, kRows * kSparseBlock);
-  for (Index row = 0; row < kRows * kSparseBlock; ++row) {
-    double sum = 0;
-    const auto row_block = static_cast<std::size_t>(row / kSparseBlock);
-    for (std::int32_t i = starts[row_block]; i < starts[row_block + 1]; ++i) {
-      for (Index k = 0; k < kSparseBlock; ++k) {
-        const std::int64_t at =
-            (std::int64_t{i} * kSparseBlock + row % kSparseBlock) * kSparseBlock + k;
-        sum += double{values[at]} * x[columns[static_cast<std::size_t>(i)] * kSparseBlock + k];
-      }
-    }
-    expected.set(row, static_cast<float>(sum));
-  }
-  testing::DeviceArray device_values(values);
-  testing::DeviceArray device_columns(testing::int_array(columns));
-  testing::DeviceArray device_starts(testing::int_array(starts));
-  testing::DeviceArray device_x(x);
-  testing::DeviceArray y(testing::poisoned_array(ICD_F32, kRows * kSparseBlock));
-  check(
-      multiply_blocks(static_cast<const std::uint16_t*>(device_values.data()), device_columns.i32(),
-                      device_starts.i32(), static_cast<const std::uint16_t*>(device_x.data()),
-                      y.f32(), kRows, nullptr),
-      "multiply_blocks");
-  EXPECT_LT(testing::relative_l2(y.back(), expected), testing::tolerance(ICD_F32));
-}
-
 }  // namespace
 }  // namespace icd
