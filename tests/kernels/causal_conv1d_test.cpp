@@ -580,6 +580,12 @@ TEST_F(CausalConv1dOnDevice, FillsTheDevice) {
   }
 }
 
+// Enough of it that an H200's threads walk along more than the shortest stretch.
+TEST_F(CausalConv1dOnDevice, WalksAlongLongStretches) {
+  expect_agrees({.batch = 1, .length = 4100, .channels = 2400, .final_state = true});
+  expect_agrees({.batch = 1, .length = 2100, .channels = 1201, .type = ICD_BF16});
+}
+
 TEST_F(CausalConv1dOnDevice, PassesOnWhatIsNotFinite) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   for (const std::int32_t type : kTypes) {
