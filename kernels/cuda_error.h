@@ -12,6 +12,7 @@ namespace icd {
 /// Throws Error{unavailable} unless status is cudaSuccess.
 inline void check(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // said here, not by the next launch
   throw Error(ErrorCode::unavailable, std::string(call) + ": " + cudaGetErrorName(status) + ": " +
                                           cudaGetErrorString(status));
 }

@@ -190,9 +190,9 @@ cudaError_t DenseGemm::run(const void* x, const void* W, const void* bias, void*
     if (status != CUBLAS_STATUS_SUCCESS) return as_cuda_error(status);
   }
   const float one = 1;
-  const float zero = 0;
+  const float kept = plan.shape.adds_to_y ? 1 : 0;  // of what y holds
   return as_cuda_error(plan.lt->matmul(
-      plan.lt->handle, plan.product, &one, W, plan.W, x, plan.x, &zero, y, plan.y, y, plan.y,
+      plan.lt->handle, plan.product, &one, W, plan.W, x, plan.x, &kept, y, plan.y, y, plan.y,
       &plan.algorithm, workspace, static_cast<std::size_t>(plan.shape.workspace_bytes), stream));
 }
 

@@ -16,7 +16,7 @@ class CublasLt;
 /// not its header; the hint says what to install.
 std::shared_ptr<const CublasLt> open_cublas_lt();
 
-/// Of y = x W^T + bias. Pointers of a call are multiples of 16 bytes.
+/// Of y = x W^T + bias, or y += that. Pointers of a call are multiples of 16 bytes.
 struct DenseGemmShape {
   std::int64_t tokens = 0;
   std::int64_t inputs = 0;
@@ -25,6 +25,7 @@ struct DenseGemmShape {
   std::int64_t x_row = 0;       ///< elements from row to row; 0: inputs
   std::int64_t y_row = 0;       ///< 0: outputs
   bool has_bias = false;
+  bool adds_to_y = false;     ///< y += instead of y =
   bool may_use_tf32 = false;  ///< for f32: 10 bits of mantissa, tensor cores
   std::int64_t workspace_bytes = std::int64_t{32} << 20;  ///< that run() may use
 };
