@@ -14,6 +14,7 @@ struct Options {
   ModelOptions model;
   TokenOptions tokens;
   GroupOptions groups;
+  DeviceOptions device;
   double active = 0;
   std::string output;
   bool dry_run = false;
@@ -29,6 +30,7 @@ int run(const Options& options, Context& context) {
                             model.layout.name),
                 "`icd solve --data-free` orders by weights");
   }
+  const Place place = options.device.place(model, 1);
   const TokenSource source = token_source(options.tokens, model);
   if (!source.is_language) {
     throw Error(ErrorCode::input,
@@ -62,21 +64,24 @@ int run(const Options& options, Context& context) {
          .source = fmt::format("{} tokens of {}", split.train_shape.rows(), source.words),
          .tokens_digest = sha256_of(ids)},
         entries);
-    const auto runner = fast_model(model.checkpoint, model.layout);
+    const auto runner = model_at(place, model.checkpoint, model.layout);
     calibrate(
         *runner, model.layout, split, calibration,
         [&](GroupStatistics&& statistics) { writer.add(statistics); }, context.terminal);
     writer.finish();
   }
   if (options.json) {
-    context.terminal.print_json({{"schema", "icd.calibrate/1"},
-                                 {"output", options.output},
-                                 {"dry_run", options.dry_run},
-                                 {"statistics", entries.size()},
-                                 {"train_tokens", split.train_shape.rows()},
-                                 {"heldout_tokens", split.heldout_shape.rows()},
-                                 {"source", source.words}});
+    nlohmann::ordered_json json = {{"schema", "icd.calibrate/1"},
+                                   {"output", options.output},
+                                   {"dry_run", options.dry_run},
+                                   {"statistics", entries.size()},
+                                   {"train_tokens", split.train_shape.rows()},
+                                   {"heldout_tokens", split.heldout_shape.rows()},
+                                   {"source", source.words}};
+    if (!options.dry_run) options.device.add_to(json, place);
+    context.terminal.print_json(json);
   } else {
+    if (!options.dry_run) options.device.print(place, context.terminal);
     context.terminal.print(
         "{} {}: {} statistics of {} (about {}), {} tokens to solve on, {} held out",
         options.dry_run ? "would write" : "wrote", options.output, entries.size(), source.words,
@@ -104,6 +109,7 @@ void add_calibrate(CLI::App& app, Action& action) {
       ->required()
       ->type_name("STATS");
   add_threads_option(command);
+  options->device.add_to(command, "where to compute: auto, cpu, cuda or cuda:N; without it cpu");
   command.add_flag("--dry-run", options->dry_run, "say what would be written; write nothing");
   command.add_flag("--json", options->json, "one JSON object on standard output");
   command.footer(

@@ -17,6 +17,7 @@ struct Options {
   OutputOptions output;
   PlanOptions plan;
   TokenOptions tokens;
+  DeviceOptions device;
   bool no_verify = false;
   bool in_double = false;
   bool dry_run = false;
@@ -55,6 +56,7 @@ int run(const Options& options, Context& context) {
     check_room(model, *folder);
   }
 
+  const Place place = options.device.place(model, 2);
   Plan plan = plan_for(model, options.plan, options.tokens, "", context);
   const TensorMoves moves = expand(model.checkpoint, model.layout, plan.groups);
   if (!options.json) {
@@ -92,9 +94,13 @@ int run(const Options& options, Context& context) {
     const Checkpoint written = Checkpoint::open(folder->staging());
     const VerifyReport report =
         verify(model.checkpoint, model.layout, written, layout_of(written, options.model.request()),
-               &plan, verify_options(options.tokens, model, options.in_double), terminal);
+               &plan, verify_options(options.tokens, model, place, options.in_double), terminal);
     verification = to_json(report);
-    if (!options.json) print_report(report, terminal);
+    options.device.add_to(verification, place);
+    if (!options.json) {
+      options.device.print(place, terminal);
+      print_report(report, terminal);
+    }
     if (!report.equivalent()) {
       json["verification"] = verification;
       if (options.json) terminal.print_json(json);
@@ -134,6 +140,7 @@ void add_permute(CLI::App& app, Action& action) {
   options->plan.add_to(command);
   options->tokens.add_to(command);
   add_threads_option(command);
+  options->device.add_to(command, "where to verify: auto, cpu, cuda or cuda:N; without it cpu");
   command.add_flag("--no-verify", options->no_verify, "do not compare the models' outputs");
   command.add_flag("--double", options->in_double, "compare in double precision too");
   command.add_flag("--dry-run", options->dry_run,

@@ -15,6 +15,7 @@
 #include "icd/text_file.h"
 #include "icd/tokenizer.h"
 #include "icd/version.h"
+#include "kernels/gpu_model.h"
 
 namespace icd::cli {
 namespace {
@@ -214,13 +215,54 @@ void add_threads_option(CLI::App& command) {
       ->check(CLI::Range(1, 1024).description(""));
 }
 
+void DeviceOptions::add_to(CLI::App& command, const char* about_device) {
+  command.add_option("--device", device, about_device)->type_name("D");
+}
+
+Place DeviceOptions::place(const LoadedModel& model, int models) const {
+  const DeviceRequest request = is_given() ? DeviceRequest::parse(device) : DeviceRequest();
+  Place place = choose_place(request);
+  if (!place.device) return place;
+  try {
+    check_gpu_model(model.checkpoint, model.layout, *place.device, models);
+  } catch (const Error& error) {
+    const bool is_choosing = request.kind == DeviceRequest::Kind::automatic;
+    const bool is_about_device =
+        error.code() == ErrorCode::unsupported || error.code() == ErrorCode::unavailable;
+    if (!is_choosing || !is_about_device) throw;
+    return cpu_because(error.what());
+  }
+  return place;
+}
+
+void DeviceOptions::print(const Place& place, Terminal& terminal) const {
+  if (!is_given()) return;
+  terminal.print("ran on {}{}", place.words,
+                 place.why_cpu.empty() ? "" : fmt::format(" ({})", place.why_cpu));
+}
+
+void DeviceOptions::add_to(Json& json, const Place& place) const {
+  if (!is_given()) return;
+  json["ran_on"] = place.words;
+  if (!place.why_cpu.empty()) json["why_cpu"] = place.why_cpu;
+}
+
+std::unique_ptr<LanguageModel<float>> model_at(const Place& place, const Checkpoint& checkpoint,
+                                               const Layout& layout) {
+  if (!place.device) return fast_model(checkpoint, layout);
+  return gpu_model(checkpoint, layout, {.device = *place.device});
+}
+
 VerifyOptions verify_options(const TokenOptions& options, const LoadedModel& model,
-                             bool in_double) {
+                             const Place& place, bool in_double) {
   // Enough to meet every channel in many states; the plain reference is a hundred times slower.
   constexpr Index kLength = 64;
   constexpr Index kSequences = 4;
   VerifyOptions verify;
   verify.in_double = in_double;
+  verify.make_model = [place](const Checkpoint& checkpoint, const Layout& layout) {
+    return model_at(place, checkpoint, layout);
+  };
   if (!has_model(model.layout)) return verify;  // blocks are run on random inputs
   const TokenSource source = token_source(options, model);
   const auto ids = static_cast<std::int64_t>(source.ids.size());

@@ -19,6 +19,7 @@
 #include "icd/rewrite.h"
 #include "icd/tokens.h"
 #include "icd/verify.h"
+#include "kernels/device_choice.h"
 
 // What several commands share: options, and the steps between reading and writing. No
 // algorithm is at home here.
@@ -80,8 +81,28 @@ TokenSource token_source(const TokenOptions& options, const LoadedModel& model);
 /// Adds --threads; the value is in force once the command line has been parsed.
 void add_threads_option(CLI::App& command);
 
-/// What verification runs on: a few of the ids that `options` lead to.
-VerifyOptions verify_options(const TokenOptions& options, const LoadedModel& model, bool in_double);
+/// --device. The CPU unless it is given: its results are the same on any machine.
+struct DeviceOptions {
+  std::string device;
+
+  void add_to(CLI::App& command, const char* about_device);
+  bool is_given() const { return !device.empty(); }
+
+  /// Where `models` models like this one run at once. Throws where a device is asked for that is
+  /// not there or cannot run them.
+  Place place(const LoadedModel& model, int models) const;
+
+  /// "ran on CUDA device 0 (NVIDIA H200)", if --device was given.
+  void print(const Place& place, Terminal& terminal) const;
+  void add_to(nlohmann::ordered_json& json, const Place& place) const;
+};
+
+std::unique_ptr<LanguageModel<float>> model_at(const Place& place, const Checkpoint& checkpoint,
+                                               const Layout& layout);
+
+/// What verification runs, and where: a few of the ids that `options` lead to.
+VerifyOptions verify_options(const TokenOptions& options, const LoadedModel& model,
+                             const Place& place, bool in_double);
 
 /// "--solver: there is no 'rmc', expected one of ...", and where they are described.
 [[noreturn]] void no_such(std::string_view option, std::string_view given,

@@ -16,6 +16,7 @@ struct Options {
   ModelOptions original;
   ModelOptions permuted;
   TokenOptions tokens;
+  DeviceOptions device;
   std::string plan;
   bool in_double = false;
   bool json = false;
@@ -30,15 +31,18 @@ int run(const Options& options, Context& context) {
   ModelOptions other = options.permuted;
   other.config = options.original.config;
   const LoadedModel permuted = load_model(other, request, context);
+  const Place place = options.device.place(original, 2);
   const VerifyReport report =
       verify(original.checkpoint, original.layout, permuted.checkpoint, permuted.layout,
-             plan ? &*plan : nullptr, verify_options(options.tokens, original, options.in_double),
-             context.terminal);
+             plan ? &*plan : nullptr,
+             verify_options(options.tokens, original, place, options.in_double), context.terminal);
   if (options.json) {
     nlohmann::ordered_json json = {{"schema", "icd.verify/1"}};
+    options.device.add_to(json, place);
     json.update(to_json(report));
     context.terminal.print_json(json);
   } else {
+    options.device.print(place, context.terminal);
     print_report(report, context.terminal);
   }
   return report.equivalent() ? kDone : kAnswerIsNo;
@@ -57,6 +61,7 @@ void add_verify(CLI::App& app, Action& action) {
   options->original.add_layout_to(command);
   options->tokens.add_to(command);
   add_threads_option(command);
+  options->device.add_to(command, "where to compute: auto, cpu, cuda or cuda:N; without it cpu");
   command.add_flag("--double", options->in_double, "compare in double precision too");
   command.add_flag("--json", options->json, "one JSON object on standard output");
   command.footer(

@@ -39,7 +39,7 @@ class Product {
 
 /// Mamba-1's scan of a batch, gate included: s = exp(dt A) s + dt x B;  y = (C . s + D x) SiLU(z).
 template <typename Real>
-struct SelectiveScan {
+struct ScanBatch {
   BatchShape shape;
   std::int64_t channels = 0;
   std::int64_t states = 0;
@@ -85,7 +85,7 @@ class BlockMath {
   /// A = -exp(a_log), (channels, states), arranged for scan().
   virtual std::vector<Real> scan_rates(std::span<const Real> a_log, std::int64_t channels,
                                        std::int64_t states) const = 0;
-  virtual void scan(const SelectiveScan<Real>& batch) const = 0;
+  virtual void scan(const ScanBatch<Real>& batch) const = 0;
 };
 
 std::unique_ptr<BlockMath<double>> reference_math();

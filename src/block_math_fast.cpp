@@ -99,7 +99,7 @@ class FastMath : public BlockMath<float> {
     return rates;
   }
 
-  void scan(const SelectiveScan<float>& batch) const override {
+  void scan(const ScanBatch<float>& batch) const override {
     const std::int64_t width = padded(batch.channels);
     const std::int64_t runs = (width + kChannelsAtOnce - 1) / kChannelsAtOnce;
     each(batch.shape.sequences * runs, [&](std::int64_t task) {

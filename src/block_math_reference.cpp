@@ -85,7 +85,7 @@ class ReferenceMath : public BlockMath<double> {
     return rates;
   }
 
-  void scan(const SelectiveScan<double>& batch) const override {
+  void scan(const ScanBatch<double>& batch) const override {
     const std::int64_t channels = batch.channels;
     for (std::int64_t s = 0; s < batch.shape.sequences; ++s) {
       std::vector<double> state(static_cast<std::size_t>(channels * batch.states));

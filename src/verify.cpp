@@ -426,9 +426,13 @@ VerifyReport verify(const Checkpoint& original, const Layout& layout, const Chec
   if (has_model(layout)) {
     if (options.tokens.empty()) return report;
     report.proof = "whole model";
-    report.logits.push_back(compare_models<float>(
-        *fast_model(original, layout, fast), *fast_model(permuted, permuted_layout, fast), options,
-        model_order, kToleranceF32, "f32", report.first_apart, progress));
+    const auto make = [&](const Checkpoint& checkpoint, const Layout& of) {
+      return options.make_model ? options.make_model(checkpoint, of)
+                                : fast_model(checkpoint, of, fast);
+    };
+    report.logits.push_back(
+        compare_models<float>(*make(original, layout), *make(permuted, permuted_layout), options,
+                              model_order, kToleranceF32, "f32", report.first_apart, progress));
     if (options.in_double) {
       report.logits.push_back(compare_models<double>(
           *reference_model(original, layout), *reference_model(permuted, permuted_layout), options,

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -56,6 +58,10 @@ struct VerifyOptions {
   bool in_double = false;  ///< also by the plain double-precision reference
   int threads = 0;
   GemmEngine gemm = GemmEngine::fixed_order;
+
+  /// Makes the whole models that are run in f32; without it, fast_model().
+  std::function<std::unique_ptr<LanguageModel<float>>(const Checkpoint&, const Layout&)>
+      make_model = {};
 
   /// Where the whole model cannot be run: of the inputs that its blocks are run on.
   BatchShape block_shape = {.sequences = 2, .length = 48};

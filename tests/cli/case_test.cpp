@@ -249,7 +249,8 @@ void redirect(const std::string& file, int stream) {
 [[noreturn]] void become_icd(const std::vector<std::string>& words, const fs::path& here,
                              const Surroundings& surroundings) {
   // Nothing of the user's settings or of the Hugging Face cache may decide a case.
-  std::vector<std::string> environment = {"LC_ALL=C", "OMP_NUM_THREADS=2", "HOME=" + here.string()};
+  std::vector<std::string> environment = {"LC_ALL=C", "OMP_NUM_THREADS=2",
+                                          "CUDA_VISIBLE_DEVICES=", "HOME=" + here.string()};
   for (const char* kept : {"PATH", "LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS"}) {
     if (const char* value = std::getenv(kept))
       environment.push_back(fmt::format("{}={}", kept, value));

@@ -35,7 +35,10 @@ void write_file(const std::filesystem::path& file, std::string_view text) {
 }
 
 std::filesystem::path bundled_model() {
-  return std::filesystem::path(ICD_SOURCE_DIR) / "experiments/models/mamba-novels-2m-hf";
+  // A test program may run on another machine than it was built on.
+  const char* folder = std::getenv("ICD_SOURCE_DIR");
+  return std::filesystem::path(folder != nullptr ? folder : ICD_SOURCE_DIR) /
+         "experiments/models/mamba-novels-2m-hf";
 }
 
 std::optional<std::filesystem::path> shared_material(std::string_view name) {
