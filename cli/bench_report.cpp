@@ -115,9 +115,15 @@ std::string shape_text(const BenchCell& cell) {
   return text;
 }
 
+bool has(const BenchCell& cell, Verdict verdict) {
+  return std::any_of(cell.series.begin(), cell.series.end(),
+                     [&](const BenchSeries& one) { return one.verdict == verdict; });
+}
+
 struct Tally {
   int cells = 0;
   int holding = 0;
+  int undecided = 0;  ///< of those that hold: an order's interval is wider than the bar
   int skipped = 0;
   double least_bar = INFINITY;
   double most_bar = 0;
@@ -133,6 +139,7 @@ Tally tally_of(const BenchResult& result, BenchControl control) {
     }
     ++tally.cells;
     tally.holding += cell.holds();
+    tally.undecided += cell.holds() && has(cell, Verdict::inconclusive);
     tally.least_bar = std::min(tally.least_bar, cell.bar);
     tally.most_bar = std::max(tally.most_bar, cell.bar);
   }
@@ -152,7 +159,9 @@ std::string null_table(const BenchResult& result) {
                         cell.kernel.name, cell.kernel.layout, shape_text(cell), cell.cache,
                         cell.series[0].median_us(), cell.series[0].median_cycles() / 1000,
                         percent(cell.bar), worst.order, ratio_text(worst.ratio), difference,
-                        cell.holds() ? "no effect" : "**MOVED**");
+                        !cell.holds()                      ? "**MOVED**"
+                        : has(cell, Verdict::inconclusive) ? "undecided"
+                                                           : "no effect");
   }
   return text;
 }
@@ -189,9 +198,11 @@ std::vector<std::string> summary_of(const BenchResult& result) {
   const Tally positive = tally_of(result, BenchControl::positive);
   std::vector<std::string> lines;
   if (null.cells > 0) {
-    lines.push_back(
-        fmt::format("null controls: no effect of any order in {} of {} (A/A bar {} to {})",
-                    null.holding, null.cells, percent(null.least_bar), percent(null.most_bar)));
+    lines.push_back(fmt::format(
+        "null controls: no effect of any order in {} of {}, {} undecided, {} moved (A/A "
+        "bar {} to {})",
+        null.holding - null.undecided, null.cells, null.undecided, null.cells - null.holding,
+        percent(null.least_bar), percent(null.most_bar)));
   }
   if (positive.cells > 0) {
     lines.push_back(fmt::format("positive controls: {} of {} moved as the model says",
@@ -202,22 +213,30 @@ std::vector<std::string> summary_of(const BenchResult& result) {
   }
   int none = 0;
   int cells = 0;
-  std::string moved;
+  std::vector<std::pair<std::string, PairedRatio>> moved;  // by kernel: from low to high
   for (const BenchCell& cell : result.cells) {
     for (const BenchSeries& one : cell.series) {
       if (one.order != "solved") continue;
       ++cells;
-      if (one.verdict != Verdict::faster && one.verdict != Verdict::slower) {
-        ++none;
-      } else if (cell.cache == "cold") {
-        moved += fmt::format("{}{} {} {:.2f} ({})", moved.empty() ? "; " : ", ", cell.kernel.name,
-                             cell.kernel.layout, one.ratio.median, shape_text(cell));
+      none += one.verdict == Verdict::no_effect;
+      if (one.verdict != Verdict::faster && one.verdict != Verdict::slower) continue;
+      const std::string name = fmt::format("{} {}", cell.kernel.name, cell.kernel.layout);
+      auto found = std::find_if(moved.begin(), moved.end(),
+                                [&](const auto& other) { return other.first == name; });
+      if (found == moved.end()) {
+        found = moved.insert(found, {name, {.low = INFINITY, .high = 0}});
       }
+      found->second.low = std::min(found->second.low, one.ratio.median);
+      found->second.high = std::max(found->second.high, one.ratio.median);
     }
   }
   if (cells > 0) {
-    lines.push_back(fmt::format("the solved order: no effect in {} of {} cells{}", none, cells,
-                                moved.empty() ? "" : moved + " of the identity's time"));
+    std::string text = fmt::format("the solved order: no effect in {} of {} cells", none, cells);
+    for (const auto& [name, range] : moved) {
+      text += fmt::format("; {} takes {:.2f} to {:.2f} of the identity's time", name, range.low,
+                          range.high);
+    }
+    lines.push_back(text);
   }
   if (result.counter_source.empty()) {
     lines.push_back(result.counter_reason.empty() ? "counters: none" : result.counter_reason);
