@@ -38,6 +38,29 @@ __device__ __forceinline__ void load_transposed(std::uint32_t (&words)[4], std::
 #endif
 }
 
+// What load_transposed() reads, written: lane l gives the address of row l % 8 of matrix l / 8 and
+// elements (2t, g) of each and the row below. One instruction from compute capability 9.0.
+__device__ __forceinline__ void store_transposed(const std::uint32_t (&words)[4],
+                                                 std::uint32_t address) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+      : "memory");
+#elif __CUDA_ARCH__ >= 800
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < 4; ++m) {
+#pragma unroll
+    for (int below = 0; below < 2; ++below) {
+      const std::uint32_t row = __shfl_sync(0xffffffffU, address, 8 * m + lane % 4 * 2 + below);
+      const auto element = static_cast<std::uint16_t>(words[m] >> (16 * below));
+      asm volatile("st.shared.u16 [%0], %1;" ::"r"(row + lane / 4 * 2), "h"(element) : "memory");
+    }
+  }
+#endif
+}
+
 // d += a b, sums in f32.
 template <typename T>
 __device__ __forceinline__ void multiply_add(float (&d)[4], const std::uint32_t (&a)[4],

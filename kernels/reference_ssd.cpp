@@ -31,21 +31,26 @@ void run_head(const Ssd& args, std::int64_t b, std::int64_t head) {
     const float* from = args.initial_state + state_at;
     h.assign(from, from + rows * states);
   }
+  std::vector<double> B(static_cast<std::size_t>(states));
+  std::vector<double> C(B.size());
   for (std::int64_t token = first; token < first + count; ++token) {
     const double bias = args.dt_bias == nullptr ? 0 : args.dt_bias[head];
     const double dt =
         step_size(args, load(type, args.dt.data, place(args.dt, batch, token, head)) + bias);
     const double decay = std::exp(dt * args.A[head]);
+    for (std::int64_t n = 0; n < states; ++n) {
+      const std::int64_t state = group * states + n;
+      B[static_cast<std::size_t>(n)] = load(type, args.B.data, place(args.B, batch, token, state));
+      C[static_cast<std::size_t>(n)] = load(type, args.C.data, place(args.C, batch, token, state));
+    }
     for (std::int64_t p = 0; p < rows; ++p) {
       const std::int64_t channel = head * rows + p;
       const double x = load(type, args.x.data, place(args.x, batch, token, channel));
       double y = args.D == nullptr ? 0 : args.D[head] * x;
+      double* const row = h.data() + p * states;
       for (std::int64_t n = 0; n < states; ++n) {
-        const std::int64_t state = group * states + n;
-        double& value = h[static_cast<std::size_t>(p * states + n)];
-        value =
-            decay * value + dt * x * load(type, args.B.data, place(args.B, batch, token, state));
-        y += load(type, args.C.data, place(args.C, batch, token, state)) * value;
+        row[n] = decay * row[n] + dt * x * B[static_cast<std::size_t>(n)];
+        y += C[static_cast<std::size_t>(n)] * row[n];
       }
       if (args.z.data != nullptr) {
         y *= silu(load(type, args.z.data, place(args.z, batch, token, channel)));

@@ -224,10 +224,11 @@ struct SsdState {
   }
 };
 
-// x^T of the chunk and the warp's 32 channels, or z^T: words [r][k] are the left operand of
-// channels 16 r and on, tokens 16 k and on.
-__device__ __forceinline__ void ssd_load_channels(std::uint32_t (&words)[2][2][4],
-                                                  std::uint32_t tile) {
+// Calls work(words, place) for the 16 x 16 parts of a chunk of a tile that are the warp's: words
+// [r][k] are channels 16 r and on of its 32, tokens 16 k and on, as the left operand of a product,
+// transposed; its lane's row is at `place` from the tile's beginning.
+template <typename Words, typename Work>
+__device__ __forceinline__ void ssd_each_part(Words& words, const Work& work) {
   const int half = threadIdx.x / 32 % 2;
   const int lane = threadIdx.x % 32;
   const int row = lane % 8 + lane / 16 * 8;
@@ -236,9 +237,16 @@ __device__ __forceinline__ void ssd_load_channels(std::uint32_t (&words)[2][2][4
     const int word = 4 * half + 2 * r + lane / 8 % 2;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      load_transposed(words[r][k], tile + (16 * k + row) * 128 + ((word ^ (row % 8)) * 16));
+      work(words[r][k], (16 * k + row) * 128 + ((word ^ (row % 8)) * 16));
     }
   }
+}
+
+// x^T of a chunk and the warp's channels, or z^T.
+__device__ __forceinline__ void ssd_load_channels(std::uint32_t (&words)[2][2][4],
+                                                  std::uint32_t tile) {
+  ssd_each_part(words,
+                [&](std::uint32_t(&part)[4], int place) { load_transposed(part, tile + place); });
 }
 
 // x (j, p) 2^(c_31 - c_j) dt_j, rounded again.
@@ -520,31 +528,30 @@ __device__ __forceinline__ void ssd_each_pair(float (&y)[2][4][4],
   }
 }
 
-// Writes y of a chunk through `channels`, where the warp's part of x was, so that rows leave in
-// whole sectors. `first`: the lane's word of token 0, see the kernel.
+// Writes y of a chunk through `channels`, where x was, so that rows leave in whole sectors; a warp
+// touches its own channels alone. `first`: of token 0, the word of 8 channels that is the lane's.
 template <typename T>
 __device__ __forceinline__ void ssd_write(const float (&y)[2][4][4], unsigned char* channels,
                                           unsigned char* first, std::uint32_t row_bytes, int t0,
                                           int count) {
-  const int half = threadIdx.x / 32 % 2;
-  const int lane = threadIdx.x % 32;
-  const int g = lane / 4;
-  const int t = lane % 4;
-  __syncwarp();
+  std::uint32_t words[2][2][4];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int token = 8 * i + 2 * t + e % 2;
-        const int word = 4 * half + 2 * r + e / 2;
-        *reinterpret_cast<T*>(channels + token * 128 + (word ^ (token % 8)) * 16 + 2 * g) =
-            from_float<T>(y[r][i][e]);
+      for (int low = 0; low < 2; ++low) {
+        words[r][i / 2][i % 2 * 2 + low] = packed_pair<T>(y[r][i][2 * low], y[r][i][2 * low + 1]);
       }
     }
   }
   __syncwarp();
+  const std::uint32_t tile = shared_address(channels);
+  ssd_each_part(words,
+                [&](std::uint32_t(&part)[4], int place) { store_transposed(part, tile + place); });
+  __syncwarp();
+  const int half = threadIdx.x / 32 % 2;
+  const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int token = 8 * i + lane / 4 % 2 * 4 + lane / 8;  // neighbours 4 apart: other banks
