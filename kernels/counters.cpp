@@ -544,7 +544,9 @@ CounterValues CounterSession::measure(const std::string& range,
   if (!profiler.decode()) return no_counters(profiler.reason());
 
   Host host(parts.cupti, parts.resolved.chip, parts.availability);
-  if (!host.reason().empty()) return no_counters(host.reason());
+  if (!host.reason().empty() || !host.add(metric_names(parts.resolved))) {
+    return no_counters(host.reason());
+  }
   CounterValues values;
   values.passes = pass;
   for (const ResolvedCounter& counter : parts.resolved.counters) {
