@@ -54,6 +54,13 @@ struct RingWorkspace {
         bytes(states_at + slots * kScanStates * kRingThreads * 4) {}
 };
 
+// Blocks that a multiprocessor holds at once.
+template <typename R>
+int resident_blocks() {
+  const int block = R::kSharedBytes + attribute(cudaDevAttrReservedSharedMemoryPerBlock);
+  return std::min(R::kBlocks, attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / block);
+}
+
 // Blocks that share the tokens of a call evenly; 0 where sharing is not possible.
 int ring_slots(const SelectiveScan& args, int blocks) {
   if (args.starts != nullptr || args.length == 0) return 0;
@@ -70,7 +77,7 @@ cudaError_t launch_ring(const SelectiveScan& args, bool is_wrapped, cudaStream_t
   if (status != cudaSuccess) return status;
   const std::int64_t sequences = args.batch * quotient_up(args.channels, kRingChannels);
   RingShare share = {};
-  if (is_wrapped) share.slots = ring_slots(args, R::kBlocks);
+  if (is_wrapped) share.slots = ring_slots(args, resident_blocks<R>());
   if (share.slots > 0) {
     if (args.workspace == nullptr) return cudaErrorInvalidValue;
     const RingWorkspace place(share.slots);
@@ -93,6 +100,7 @@ cudaError_t launch_ring(const SelectiveScan& args, bool is_wrapped, cudaStream_t
 using Roles4By32 = Roles<4, 4, 4, 16, 3>;
 using Roles4By16 = Roles<4, 2, 2, 32, 3>;
 using Roles8By16 = Roles<8, 4, 4, 64, 1>;
+using Roles8By16Packed = Roles<8, 4, 4, 64, 1, RolesStates::packed>;
 using Roles8By40 = Roles<8, 10, 6, 32, 1>;
 
 template <typename T, typename R>
@@ -117,6 +125,8 @@ int shared_bytes_of(ScanVariant variant) {
       return Roles4By16::kSharedBytes;
     case ScanVariant::roles_8_16:
       return Roles8By16::kSharedBytes;
+    case ScanVariant::roles_8_16_packed:
+      return Roles8By16Packed::kSharedBytes;
     case ScanVariant::roles_8_40:
       return Roles8By40::kSharedBytes;
     case ScanVariant::automatic:
@@ -155,7 +165,9 @@ ScanVariant choice_by_size(const SelectiveScan& args) {
   const std::int64_t processors = attribute(cudaDevAttrMultiProcessorCount);
   // Channels a multiprocessor at which experiments/scan saw the designs change places.
   const auto wanted = channels >= 384 * processors   ? ScanVariant::ring_3_wrapped
-                      : channels >= 256 * processors ? ScanVariant::ring_2_wrapped
+                      : channels >= 256 * processors ? (resident_blocks<Ring2>() == Ring2::kBlocks
+                                                            ? ScanVariant::ring_2_wrapped
+                                                            : ScanVariant::ring_3_wrapped)
                       : channels >= 60 * processors  ? ScanVariant::roles_4_32
                       : channels >= 24 * processors  ? ScanVariant::roles_8_40
                                                      : ScanVariant::roles_8_16;
@@ -180,6 +192,8 @@ cudaError_t launch_tiles(const SelectiveScan& args, ScanVariant variant, cudaStr
       return launch_roles<T, Roles4By16>(args, stream);
     case ScanVariant::roles_8_16:
       return launch_roles<T, Roles8By16>(args, stream);
+    case ScanVariant::roles_8_16_packed:
+      return launch_roles<T, Roles8By16Packed>(args, stream);
     case ScanVariant::roles_8_40:
       return launch_roles<T, Roles8By40>(args, stream);
     default:
@@ -200,8 +214,8 @@ ScanVariant selective_scan_choice(const SelectiveScan& args) {
 
 std::int64_t selective_scan_workspace(const SelectiveScan& args, ScanVariant variant) {
   if (variant == ScanVariant::automatic) variant = choice_by_size(args);
-  const int blocks = variant == ScanVariant::ring_2_wrapped   ? 2
-                     : variant == ScanVariant::ring_3_wrapped ? 3
+  const int blocks = variant == ScanVariant::ring_2_wrapped   ? resident_blocks<Ring2>()
+                     : variant == ScanVariant::ring_3_wrapped ? resident_blocks<Ring3>()
                                                               : 0;
   if (blocks == 0 || args.batch <= 0 || args.channels <= 0) return 0;
   const int slots = ring_slots(args, blocks);

@@ -31,6 +31,7 @@ enum class ScanVariant {
   roles_4_32,
   roles_4_16,
   roles_8_16,
+  roles_8_16_packed,  // B and C stay f16 or bf16 until they are used
   roles_8_40,
 };
 
@@ -39,7 +40,7 @@ struct NamedScanVariant {
   const char* name;
 };
 
-constexpr std::array<NamedScanVariant, 10> kScanVariants = {{
+constexpr std::array<NamedScanVariant, 11> kScanVariants = {{
     {ScanVariant::automatic, "automatic"},
     {ScanVariant::plain, "plain"},
     {ScanVariant::ring_2, "ring_2"},
@@ -49,6 +50,7 @@ constexpr std::array<NamedScanVariant, 10> kScanVariants = {{
     {ScanVariant::roles_4_32, "roles_4_32"},
     {ScanVariant::roles_4_16, "roles_4_16"},
     {ScanVariant::roles_8_16, "roles_8_16"},
+    {ScanVariant::roles_8_16_packed, "roles_8_16_packed"},
     {ScanVariant::roles_8_40, "roles_8_40"},
 }};
 

@@ -11,7 +11,12 @@
 // 16 bytes: steps of two tokens, four states of B or C of one token or two states of two.
 namespace icd {
 
-template <int kLanes_, int kConsumers, int kHelpers, int kTile_, int kBlocks_>
+// How consumers find B and C. Packed, a piece has both of two tokens as they came, and consumers
+// widen them: four instructions a token more, one wavefront less.
+enum class RolesStates { wide, packed };
+
+template <int kLanes_, int kConsumers, int kHelpers, int kTile_, int kBlocks_,
+          RolesStates kForm = RolesStates::wide>
 struct Roles {
   static constexpr int kLanes = kLanes_;
   static constexpr int kTile = kTile_;      // tokens
@@ -23,7 +28,8 @@ struct Roles {
   static constexpr int kChannels = kConsumerThreads / kLanes;
   static constexpr int kPairs = kChannels / 2;
   static constexpr int kTokenPairs = kTile / 2;
-  static constexpr int kTokensAtOnce = 4 / kLaneStates;   // of B or C, in a piece
+  static constexpr int kTokensAtOnce = 4 / kLaneStates;  // of B or C, in a piece
+  static constexpr bool kIsPacked = kForm == RolesStates::packed;
   static constexpr int kUnrolled = kLanes == 8 ? 16 : 8;  // tokens of a consumer's loop
   // Tiles that are held: one summed up, one scanned, one prepared, two under way.
   static constexpr int kStages = 5;
@@ -33,7 +39,7 @@ struct Roles {
   using Copies = TileCopies<T, kHelperThreads, kTile, kChannels, kRowBytes>;
   static constexpr int kTensorBytes = Copies<__half>::kTensorBytes;
   static constexpr int kStageBytes = Copies<__half>::kStageBytes;
-  static constexpr int kWideBytes = kTile * kWideStates * 4;
+  static constexpr int kWideBytes = kTile * kWideStates * (kIsPacked ? 2 : 4);
   static constexpr int kStepsBytes = kTokenPairs * kChannels * 16;
   // Elements from one lane's sums to the next one's: half a warp's stores meet all banks.
   static constexpr int kSumRow = kChannels + 16 / kLanes;
@@ -41,7 +47,7 @@ struct Roles {
   static constexpr int kSharedBytes =
       kStages * kStageBytes + 2 * (kWideBytes + kStepsBytes + kSumsBytes) + kChannels * 8;
 
-  static_assert(kLanes == 4 || kLanes == 8, "pieces of 16 bytes");
+  static_assert(kLanes == 8 || (kLanes == 4 && !kIsPacked), "pieces of 16 bytes");
   static_assert(kSumRow % (32 / kLanes) == 16 / kLanes, "stores of sums without conflicts");
   static_assert(kChannels % 8 == 0 && kTile % kUnrolled == 0 && kRowBytes % 16 == 0,
                 "whole copies");
@@ -51,7 +57,7 @@ struct Roles {
 template <typename R>
 struct RolesShared {
   unsigned char* stages;
-  float4* wide;   // (2, kTile / kTokensAtOnce, B or C, kLanes)
+  float4* wide;   // (2, kTile / kTokensAtOnce, B or C, kLanes); packed: (2, kTokenPairs, kLanes)
   float4* steps;  // (2, kTokenPairs, kChannels): d and x of one token, d and x of the next
   float2* sums;   // (2, kTokenPairs, kLanes, kSumRow): of two tokens
   float2* bias;   // (kPairs), times log2(e)
@@ -96,10 +102,36 @@ struct RolesLane {
   float h[R::kLaneStates];
 };
 
+// B and C of this lane's states, of the two tokens of pair `pair`.
+template <typename R, typename T>
+__device__ __forceinline__ void load_states(const float4* wide, int pair, float (&B)[8],
+                                            float (&C)[8]) {
+  if constexpr (R::kIsPacked) {
+    const uint4 piece = reinterpret_cast<const uint4*>(wide)[pair * R::kLanes];
+    const float2 b[2] = {unpack<T>(piece.x), unpack<T>(piece.z)};
+    const float2 c[2] = {unpack<T>(piece.y), unpack<T>(piece.w)};
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      B[2 * t] = b[t].x, B[2 * t + 1] = b[t].y;
+      C[2 * t] = c[t].x, C[2 * t + 1] = c[t].y;
+    }
+  } else {
+    constexpr int kPieces = 2 / R::kTokensAtOnce;
+#pragma unroll
+    for (int k = 0; k < kPieces; ++k) {
+      const float4* at = wide + (pair * kPieces + k) * 2 * R::kLanes;
+      const float4 b = at[0];
+      const float4 c = at[R::kLanes];
+      B[4 * k] = b.x, B[4 * k + 1] = b.y, B[4 * k + 2] = b.z, B[4 * k + 3] = b.w;
+      C[4 * k] = c.x, C[4 * k + 1] = c.y, C[4 * k + 2] = c.z, C[4 * k + 3] = c.w;
+    }
+  }
+}
+
 // The recurrence over kUnrolled tokens, of which `tokens` exist if not kIsWhole. `wide` and
 // `steps` at this lane's place of the first token, `sums` likewise. Sums are stored at the end,
 // since a store ahead of a load keeps the compiler from loading early.
-template <bool kIsWhole, typename R>
+template <bool kIsWhole, typename T, typename R>
 __device__ __forceinline__ void scan_steps(RolesLane<R>& lane, const float4* wide,
                                            const float4* steps, float2* sums, int tokens) {
   float2 y[R::kUnrolled / 2];
@@ -110,14 +142,7 @@ __device__ __forceinline__ void scan_steps(RolesLane<R>& lane, const float4* wid
     const float4 step = steps[p * R::kChannels];
     float B[8];
     float C[8];
-#pragma unroll
-    for (int k = 0; k < 2 / R::kTokensAtOnce; ++k) {
-      const float4* at = wide + (p * (2 / R::kTokensAtOnce) + k) * 2 * R::kLanes;
-      const float4 b = at[0];
-      const float4 c = at[R::kLanes];
-      B[4 * k] = b.x, B[4 * k + 1] = b.y, B[4 * k + 2] = b.z, B[4 * k + 3] = b.w;
-      C[4 * k] = c.x, C[4 * k + 1] = c.y, C[4 * k + 2] = c.z, C[4 * k + 3] = c.w;
-    }
+    load_states<R, T>(wide, p, B, C);
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
       if (!kIsWhole && 2 * p + t >= tokens) break;
@@ -137,7 +162,7 @@ __device__ __forceinline__ void scan_steps(RolesLane<R>& lane, const float4* wid
   for (int p = 0; p < R::kUnrolled / 2; ++p) sums[p * R::kLanes * R::kSumRow] = y[p];
 }
 
-template <typename R>
+template <typename R, typename T>
 __device__ __forceinline__ void consume(const SelectiveScan& args, const RolesShared<R>& shared,
                                         std::int64_t b, std::int64_t channel, std::int64_t count) {
   const int part = threadIdx.x % R::kLanes;
@@ -167,11 +192,11 @@ __device__ __forceinline__ void consume(const SelectiveScan& args, const RolesSh
 #pragma unroll 1
     for (int t = 0; t < left; t += R::kUnrolled) {
       if (left - t >= R::kUnrolled) {
-        scan_steps<true>(lane, wide, steps, sums, 0);
+        scan_steps<true, T>(lane, wide, steps, sums, 0);
       } else {
-        scan_steps<false>(lane, wide, steps, sums, left - t);
+        scan_steps<false, T>(lane, wide, steps, sums, left - t);
       }
-      wide += R::kUnrolled / R::kTokensAtOnce * 2 * R::kLanes;
+      wide += R::kUnrolled * (R::kWideBytes / 16) / R::kTile;
       steps += R::kUnrolled / 2 * R::kChannels;
       sums += R::kUnrolled / 2 * R::kLanes * R::kSumRow;
     }
@@ -185,7 +210,44 @@ __device__ __forceinline__ void consume(const SelectiveScan& args, const RolesSh
 
 // ---- Helpers
 
-// Steps and widened states of a tile.
+// A piece of 16 bytes for a lane: four elements of B or of C, of one token or of two.
+template <typename R, typename T>
+__device__ __forceinline__ void widen_states(float4* wide, const unsigned char* raw) {
+  const int helper = threadIdx.x - R::kConsumerThreads;
+#pragma unroll
+  for (int first_k = 0; first_k < R::kTile * 8; first_k += R::kHelperThreads) {
+    const int k = first_k + helper;
+    if (k >= R::kTile * 8) break;
+    const int lane = k % R::kLanes;
+    const int which = k / R::kLanes % 2;
+    const int token = k / (2 * R::kLanes) * R::kTokensAtOnce;
+    const unsigned char* at =
+        raw + token * kRawStatesBytes + which * kScanStates * 2 + lane * R::kLaneStates * 2;
+    const float2 low = unpack<T>(*reinterpret_cast<const unsigned int*>(at));
+    const float2 high = unpack<T>(
+        *reinterpret_cast<const unsigned int*>(at + (R::kTokensAtOnce == 1 ? 4 : kRawStatesBytes)));
+    wide[k] = make_float4(low.x, low.y, high.x, high.y);
+  }
+}
+
+// The same for pieces of two elements of B and of C each, of two tokens.
+template <typename R>
+__device__ __forceinline__ void pack_states(float4* packed, const unsigned char* raw) {
+  const int helper = threadIdx.x - R::kConsumerThreads;
+#pragma unroll
+  for (int first_k = 0; first_k < R::kTokenPairs * R::kLanes; first_k += R::kHelperThreads) {
+    const int k = first_k + helper;
+    if (k >= R::kTokenPairs * R::kLanes) break;
+    const auto* at = reinterpret_cast<const unsigned int*>(
+        raw + k / R::kLanes * 2 * kRawStatesBytes + k % R::kLanes * 4);
+    constexpr int kC = kScanStates / 2;
+    constexpr int kNextToken = kRawStatesBytes / 4;
+    reinterpret_cast<uint4*>(packed)[k] =
+        make_uint4(at[0], at[kC], at[kNextToken], at[kNextToken + kC]);
+  }
+}
+
+// Steps of a tile, and its B and C as consumers want them.
 template <typename R, typename T>
 __device__ __forceinline__ void prepare_tile(const RolesShared<R>& shared, int tile,
                                              const ScanForm& form) {
@@ -218,22 +280,11 @@ __device__ __forceinline__ void prepare_tile(const RolesShared<R>& shared, int t
     to[place ^ 1] = make_float4(d[0].y, x[0].y, d[1].y, x[1].y);
   }
 
-  // A piece of 16 bytes of B or C for a lane: four elements, of one token or of two.
-  float4* wide = shared.wide_of(tile);
   const unsigned char* raw = stage + 3 * R::kTensorBytes;
-#pragma unroll
-  for (int first_k = 0; first_k < R::kTile * 8; first_k += R::kHelperThreads) {
-    const int k = first_k + helper;
-    if (k >= R::kTile * 8) break;
-    const int lane = k % R::kLanes;
-    const int which = k / R::kLanes % 2;
-    const int token = k / (2 * R::kLanes) * R::kTokensAtOnce;
-    const unsigned char* at =
-        raw + token * kRawStatesBytes + which * kScanStates * 2 + lane * R::kLaneStates * 2;
-    const float2 low = unpack<T>(*reinterpret_cast<const unsigned int*>(at));
-    const float2 high = unpack<T>(
-        *reinterpret_cast<const unsigned int*>(at + (R::kTokensAtOnce == 1 ? 4 : kRawStatesBytes)));
-    wide[k] = make_float4(low.x, low.y, high.x, high.y);
+  if constexpr (R::kIsPacked) {
+    pack_states<R>(shared.wide_of(tile), raw);
+  } else {
+    widen_states<R, T>(shared.wide_of(tile), raw);
   }
 }
 
@@ -283,19 +334,18 @@ __device__ __forceinline__ void help(const SelectiveScan& args, const RolesShare
   const int helper = threadIdx.x - R::kConsumerThreads;
   const ScanForm form = form_of(args);
   const std::int64_t channels = args.channels - channel;
+  typename R::template Copies<T> copies(args, helper, tokens.row, tokens.first, channel);
+  const int tiles = tiles_of(tokens.count, R::kTile);
+#pragma unroll
+  for (int i = 0; i < R::kStages - 2; ++i) {
+    copies.next(shared.stage(i), tokens.count - i * R::kTile);
+  }
   for (int c = helper; c < R::kChannels; c += R::kHelperThreads) {
     const bool is_channel = c < channels;
     reinterpret_cast<float*>(shared.bias)[c] =
         is_channel && args.dt_bias != nullptr ? args.dt_bias[channel + c] * kLog2E : 0.0F;
     reinterpret_cast<float*>(shared.skip)[c] =
         is_channel && args.D != nullptr ? args.D[channel + c] * kLog2E : 0.0F;
-  }
-
-  typename R::template Copies<T> copies(args, helper, tokens.row, tokens.first, channel);
-  const int tiles = tiles_of(tokens.count, R::kTile);
-#pragma unroll
-  for (int i = 0; i < R::kStages - 2; ++i) {
-    copies.next(shared.stage(i), tokens.count - i * R::kTile);
   }
   wait_for_copies<R::kStages - 3>();
   meet<R::kHelperThreads>(1);
@@ -329,7 +379,7 @@ __global__ void __launch_bounds__(R::kThreads, R::kBlocks)
   const std::int64_t channel = (blockIdx.x - b * blocks_of_row) * R::kChannels;
   const ScanTokens tokens = tokens_of(args, b);
   if (threadIdx.x < R::kConsumerThreads) {
-    consume<R>(args, shared, b, channel, tokens.count);
+    consume<R, T>(args, shared, b, channel, tokens.count);
   } else {
     help<R, T>(args, shared, tokens, channel);
   }

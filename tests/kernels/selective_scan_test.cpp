@@ -193,6 +193,14 @@ bool is_for_fast_designs(const Sizes& sizes) {
          sizes.row_multiple % 8 == 0 && sizes.offset % 16 == 0;
 }
 
+// Less than the largest design takes, as on all but the large GPUs.
+bool has_little_shared_memory() {
+  int bytes = 0;
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0),
+        "cudaDeviceGetAttribute");
+  return bytes < (227 << 10);
+}
+
 // Every design that takes the call.
 void expect_all_agree(const Problem& problem) {
   const Outcome expected = on_host(problem);
@@ -203,6 +211,7 @@ void expect_all_agree(const Problem& problem) {
       ASSERT_EQ(outcome.status, cudaErrorNotSupported);
       continue;
     }
+    if (outcome.status == cudaErrorNotSupported && has_little_shared_memory()) continue;
     ASSERT_EQ(outcome.status, cudaSuccess) << cudaGetErrorName(outcome.status);
     EXPECT_LE(relative_l2(outcome.found.y, expected.y), testing::tolerance(problem.sizes.type))
         << "y";
