@@ -39,7 +39,7 @@ class Graph {
     cudaGraph_t graph = nullptr;
     const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
     if (status == cudaSuccess) status = ended;
-    if (status == cudaSuccess) status = cudaGraphInstantiate(&graph_, graph, 0);
+    if (status == cudaSuccess) status = cudaGraphInstantiateWithFlags(&graph_, graph, 0);
     if (graph != nullptr) cudaGraphDestroy(graph);
     if (status != cudaSuccess) cudaGetLastError();
     check(status, ("capture of " + work.name).c_str());
