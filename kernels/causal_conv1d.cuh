@@ -186,7 +186,8 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks)
       }
     }
     if (p.bias != nullptr) {
-      to_floats(*reinterpret_cast<const Word*>(static_cast<const T*>(p.bias) + c), bias);
+      to_floats(load_shared_input(reinterpret_cast<const Word*>(static_cast<const T*>(p.bias) + c)),
+                bias);
     }
   }
 

@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kNormMaxThreads)
     for (int e = 0; e < kElements; ++e) values[k][e] *= scale;
     if (p.weight != nullptr) {
       float weight[kElements];
-      to_floats(weights[v], weight);
+      to_floats(load_shared_input(weights + v), weight);
 #pragma unroll
       for (int e = 0; e < kElements; ++e) values[k][e] *= weight[e];
     }

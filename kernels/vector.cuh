@@ -23,15 +23,16 @@ struct alignas(kElements * sizeof(T) < 16 ? kElements * sizeof(T) : 16) Vector {
 template <typename T>
 constexpr int kElementsOf16Bytes = 16 / static_cast<int>(sizeof(T));
 
-// Of what is read once: it gives way first in the caches.
-template <typename T, int kElements>
-__device__ __forceinline__ Vector<T, kElements> load_streaming(const Vector<T, kElements>* from) {
+// All bytes of a vector, 16 (or its only 8) by one `load` of uint4 or uint2.
+template <typename T, int kElements, typename Load>
+__device__ __forceinline__ Vector<T, kElements> load_words(const Vector<T, kElements>* from,
+                                                           const Load& load) {
   using Bytes = Vector<T, kElements>;
   Bytes to;
   if constexpr (sizeof(Bytes) % 16 == 0) {
 #pragma unroll
     for (int k = 0; k < static_cast<int>(sizeof(Bytes) / 16); ++k) {
-      const uint4 four = __ldcs(reinterpret_cast<const uint4*>(from) + k);
+      const uint4 four = load(reinterpret_cast<const uint4*>(from) + k);
       to.words[4 * k] = four.x;
       to.words[4 * k + 1] = four.y;
       to.words[4 * k + 2] = four.z;
@@ -39,11 +40,25 @@ __device__ __forceinline__ Vector<T, kElements> load_streaming(const Vector<T, k
     }
   } else {
     static_assert(sizeof(Bytes) == 8, "only vectors of 8 bytes and of multiples of 16");
-    const uint2 two = __ldcs(reinterpret_cast<const uint2*>(from));
+    const uint2 two = load(reinterpret_cast<const uint2*>(from));
     to.words[0] = two.x;
     to.words[1] = two.y;
   }
   return to;
+}
+
+// Of what is read once: it gives way first in the caches.
+template <typename T, int kElements>
+__device__ __forceinline__ Vector<T, kElements> load_streaming(const Vector<T, kElements>* from) {
+  return load_words(from, [](const auto* words) { return __ldcs(words); });
+}
+
+// Of what other blocks read as well and nobody writes. A plain copy of the vector that is picked
+// apart at once becomes a load for every byte.
+template <typename T, int kElements>
+__device__ __forceinline__ Vector<T, kElements> load_shared_input(
+    const Vector<T, kElements>* from) {
+  return load_words(from, [](const auto* words) { return __ldg(words); });
 }
 
 __device__ __forceinline__ void pair_to_floats(__half, std::uint32_t pair, float (&to)[2]) {
