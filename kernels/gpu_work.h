@@ -92,6 +92,7 @@ class GpuWork {
   void* bytes(Slot slot, std::int64_t count) {
     std::unique_ptr<DeviceBuffer>& buffer = slots_[static_cast<std::size_t>(slot)];
     if (buffer == nullptr || buffer->bytes() < count) {
+      wait();          // for work that still uses it
       buffer.reset();  // first, so that both need not fit
       buffer = std::make_unique<DeviceBuffer>(count);
     }

@@ -23,8 +23,9 @@ using testing::tolerance;
 ::testing::Message text(const DenseGemmShape& s) {
   return ::testing::Message() << "tokens " << s.tokens << ", inputs " << s.inputs << ", outputs "
                               << s.outputs << ", type " << s.type << ", x_row " << s.x_row
-                              << ", y_row " << s.y_row << ", bias " << s.has_bias << ", tf32 "
-                              << s.may_use_tf32 << ", workspace " << s.workspace_bytes;
+                              << ", y_row " << s.y_row << ", bias " << s.has_bias << ", adds "
+                              << s.adds_to_y << ", tf32 " << s.may_use_tf32 << ", workspace "
+                              << s.workspace_bytes;
 }
 
 std::int64_t or_packed(std::int64_t stride, std::int64_t packed) {
@@ -51,10 +52,14 @@ class DenseGemmOnDevice : public testing::DeviceTest {
     const HostArray x = normal_array(shape.type, shape.tokens * x_row, random);
     const HostArray W = normal_array(shape.type, shape.outputs * shape.inputs, random);
     const HostArray bias = normal_array(shape.type, shape.outputs, random);
-    HostArray expected = poisoned_array(shape.type, shape.tokens * y_row);
+    const HostArray before = shape.adds_to_y
+                                 ? normal_array(shape.type, shape.tokens * y_row, random)
+                                 : poisoned_array(shape.type, shape.tokens * y_row);
+    HostArray expected = before;
     reference::each_row(shape.tokens, [&](std::int64_t t) {
       for (std::int64_t r = 0; r < shape.outputs; ++r) {
         double sum = shape.has_bias ? static_cast<double>(bias[r]) : 0;
+        if (shape.adds_to_y) sum += static_cast<double>(before[t * y_row + r]);
         for (std::int64_t i = 0; i < shape.inputs; ++i) {
           sum +=
               static_cast<double>(x[t * x_row + i]) * static_cast<double>(W[r * shape.inputs + i]);
@@ -66,7 +71,7 @@ class DenseGemmOnDevice : public testing::DeviceTest {
     DeviceArray device_x(x);
     DeviceArray device_W(W);
     DeviceArray device_bias(bias);
-    DeviceArray y(poisoned_array(shape.type, shape.tokens * y_row));
+    DeviceArray y(before);
     DeviceBuffer workspace(std::max<std::int64_t>(shape.workspace_bytes, 1));
     DenseGemm gemm(library_, shape);
     check(gemm.run(device_x.data(), device_W.data(), device_bias.data(), y.data(), workspace.data(),
@@ -101,6 +106,18 @@ TEST_F(DenseGemmOnDevice, TakesStridesAndNoWorkspace) {
       {.tokens = 20, .inputs = 64, .outputs = 48, .type = ICD_BF16, .x_row = 160, .y_row = 56});
   expect_agrees(
       {.tokens = 20, .inputs = 64, .outputs = 48, .type = ICD_BF16, .workspace_bytes = 0});
+}
+
+TEST_F(DenseGemmOnDevice, AddsToWhatIsThere) {
+  for (const bool has_bias : {false, true}) {
+    expect_agrees({.tokens = 33,
+                   .inputs = 96,
+                   .outputs = 64,
+                   .y_row = 68,
+                   .has_bias = has_bias,
+                   .adds_to_y = true});
+  }
+  expect_agrees({.tokens = 2, .inputs = 96, .outputs = 64, .type = ICD_BF16, .adds_to_y = true});
 }
 
 TEST_F(DenseGemmOnDevice, UsesTf32OnlyWhenAsked) {
