@@ -1,12 +1,10 @@
-#include <limits>
 #include <type_traits>
 
 #include "kernels/block_sparse_gemm.cuh"
+#include "kernels/launch.h"
 
 namespace icd {
 namespace {
-
-bool is_aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
 
 bool is_valid(const BlockSparseGemm& args) {
   return (args.block == 16 || args.block == 32 || args.block == 64) && args.tokens >= 0 &&
@@ -14,24 +12,14 @@ bool is_valid(const BlockSparseGemm& args) {
          args.columns % args.block == 0;
 }
 
-int major_version() {
-  int device = 0;
-  int major = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return 0;
-  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) {
-    return 0;
-  }
-  return major;
-}
-
 template <typename T, int b>
 cudaError_t launch(const BlockSparseGemm& args, cudaStream_t stream) {
   const std::int64_t block_rows = args.rows / b;
-  const std::int64_t blocks = block_rows * ((args.tokens + kTileTokens - 1) / kTileTokens);
-  if (blocks > std::numeric_limits<std::int32_t>::max()) return cudaErrorInvalidValue;
+  const std::int64_t blocks = block_rows * quotient_up(args.tokens, kTileTokens);
+  if (blocks > kMaxGrid) return cudaErrorInvalidValue;
   const auto grid = static_cast<unsigned int>(blocks);
   if constexpr (!std::is_same_v<T, float>) {
-    if (std::is_same_v<T, __half> || major_version() >= 8) {
+    if (std::is_same_v<T, __half> || device_attribute(cudaDevAttrComputeCapabilityMajor) >= 8) {
       const bool is_wide = is_aligned(args.x) && is_aligned(args.values) && args.x_row % 8 == 0;
       block_sparse_mma_kernel<T, b><<<grid, kBlockThreads, 0, stream>>>(args, block_rows, is_wide);
       return cudaGetLastError();

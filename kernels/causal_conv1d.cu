@@ -2,20 +2,13 @@
 
 #include "kernels/causal_conv1d.cuh"
 #include "kernels/causal_conv1d.h"
+#include "kernels/launch.h"
 
 namespace icd {
 namespace {
 
-std::int64_t quotient_up(std::int64_t n, std::int64_t by) { return n / by + (n % by != 0); }
-
-// A grid of the largest size would be more items than memory holds.
-unsigned int grid_for(std::int64_t items) {
-  return static_cast<unsigned int>(quotient_up(items, kConvThreads));
-}
-
-bool is_multiple(const void* pointer, std::int64_t of) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % static_cast<std::uintptr_t>(of) == 0;
-}
+// A thread for each. A grid of the largest size would be more items than memory holds.
+unsigned int grid_of(std::int64_t items) { return grid_for(quotient_up(items, kConvThreads)); }
 
 std::int64_t rows_of(const CausalConv1d& args) { return args.starts == nullptr ? args.batch : 1; }
 
@@ -24,7 +17,7 @@ std::int64_t rows_of(const CausalConv1d& args) { return args.starts == nullptr ?
 bool has_channel_vectors(const CausalConv1d& args, const Strided& tensor, std::int64_t elements) {
   const std::int64_t batch = rows_of(args) > 1 ? tensor.batch : 0;
   const std::int64_t token = args.length > 1 ? tensor.token : 0;
-  return tensor.channel == 1 && is_multiple(tensor.data, 16) && batch % elements == 0 &&
+  return tensor.channel == 1 && is_aligned(tensor.data) && batch % elements == 0 &&
          token % elements == 0;
 }
 
@@ -32,7 +25,7 @@ bool has_channel_vectors(const CausalConv1d& args, const Strided& tensor, std::i
 bool has_token_vectors(const CausalConv1d& args, const Strided& tensor, std::int64_t elements) {
   const std::int64_t batch = rows_of(args) > 1 ? tensor.batch : 0;
   const std::int64_t channel = args.channels > 1 ? tensor.channel : 0;
-  return tensor.token == 1 && is_multiple(tensor.data, 16) && batch % elements == 0 &&
+  return tensor.token == 1 && is_aligned(tensor.data) && batch % elements == 0 &&
          channel % elements == 0;
 }
 
@@ -42,14 +35,7 @@ int tokens_of_stretch(std::int64_t vector_tokens) {
   constexpr std::int64_t kWaves = 4;
   constexpr std::int64_t kThreads = kConvThreads * kConvBlocks;
   constexpr std::int64_t kStep = 2 * kConvGroup;
-  int device = 0;
-  int multiprocessors = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) !=
-          cudaSuccess) {
-    multiprocessors = 128;
-  }
-  const std::int64_t tokens = vector_tokens / (kWaves * kThreads * multiprocessors);
+  const std::int64_t tokens = vector_tokens / (kWaves * kThreads * multiprocessors());
   return static_cast<int>(
       std::clamp<std::int64_t>(quotient_up(tokens, kStep) * kStep, kStep, 16 * kStep));
 }
@@ -64,20 +50,19 @@ cudaError_t launch_walk(const CausalConv1d& args, std::int64_t first, std::int64
   const ConvWalk walk{first, vectors, quotient_up(args.length, tokens), tokens, writes_final};
   const auto kernel = args.silu != 0 ? causal_conv1d_walk_kernel<T, kElements, kTaps, true>
                                      : causal_conv1d_walk_kernel<T, kElements, kTaps, false>;
-  kernel<<<grid_for(rows * walk.stretches * vectors), kConvThreads, 0, stream>>>(args, walk);
+  kernel<<<grid_of(rows * walk.stretches * vectors), kConvThreads, 0, stream>>>(args, walk);
   return cudaGetLastError();
 }
 
 template <typename T, int kTaps>
 cudaError_t launch_along_tokens(const CausalConv1d& args, cudaStream_t stream) {
   const std::int64_t vectors = quotient_up(args.length, kElementsOf16Bytes<T>);
-  int lanes = 32;
-  while (lanes > 1 && lanes / 2 >= vectors) lanes /= 2;
+  const int lanes = power_of_two_from(std::min<std::int64_t>(vectors, 32));
   const std::int64_t pieces = quotient_up(vectors, lanes * kConvVectors);
   const std::int64_t teams = args.batch * args.channels * pieces;
   const auto kernel = args.silu != 0 ? causal_conv1d_tokens_kernel<T, kTaps, true>
                                      : causal_conv1d_tokens_kernel<T, kTaps, false>;
-  kernel<<<grid_for(teams * lanes), kConvThreads, 0, stream>>>(args, pieces, lanes);
+  kernel<<<grid_of(teams * lanes), kConvThreads, 0, stream>>>(args, pieces, lanes);
   return cudaGetLastError();
 }
 
@@ -101,16 +86,16 @@ cudaError_t launch_tokens(const CausalConv1d& args, bool& writes_final, cudaStre
   if (args.x.token == 1 && args.x.channel != 1) {
     writes_final = false;
     const std::int64_t outputs = rows_of(args) * args.channels * args.length;
-    causal_conv1d_any_kernel<T><<<grid_for(outputs), kConvThreads, 0, stream>>>(args, outputs);
+    causal_conv1d_any_kernel<T><<<grid_of(outputs), kConvThreads, 0, stream>>>(args, outputs);
     return cudaGetLastError();
   }
   std::int64_t by_vectors = 0;  // channels
-  if (has_fast_width && is_multiple(args.weight, 16) && is_multiple(args.bias, 16) &&
+  if (has_fast_width && is_aligned(args.weight) && is_aligned(args.bias) &&
       has_channel_vectors(args, args.x, kElements) &&
       has_channel_vectors(args, args.y, kElements)) {
     by_vectors = args.channels / kElements * kElements;
   }
-  writes_final = writes_final && by_vectors == args.channels && is_multiple(args.final_state, 16);
+  writes_final = writes_final && by_vectors == args.channels && is_aligned(args.final_state);
   cudaError_t status = cudaSuccess;
   if (by_vectors > 0) {
     const auto launch = [&](auto walk) {
@@ -129,7 +114,7 @@ cudaError_t launch_tokens(const CausalConv1d& args, bool& writes_final, cudaStre
 template <typename T>
 cudaError_t launch_states(const CausalConv1d& args, cudaStream_t stream) {
   const std::int64_t states = args.batch * args.channels;
-  causal_conv1d_states_kernel<T><<<grid_for(states), kConvThreads, 0, stream>>>(args, states);
+  causal_conv1d_states_kernel<T><<<grid_of(states), kConvThreads, 0, stream>>>(args, states);
   return cudaGetLastError();
 }
 
@@ -162,12 +147,12 @@ cudaError_t causal_conv1d_update(const CausalConv1dUpdate& args, cudaStream_t st
 
   return with_type(args.type, [&](auto zero) {
     using T = decltype(zero);
-    constexpr std::int64_t kBytes = 4 * sizeof(T);
+    constexpr std::size_t kBytes = 4 * sizeof(T);
     const bool is_four = args.width == 4 && args.kept == 4 && args.state_slot % 4 == 0 &&
-                         args.state_channel % 4 == 0 && is_multiple(args.state, kBytes) &&
-                         is_multiple(args.weight, kBytes);
+                         args.state_channel % 4 == 0 && is_aligned(args.state, kBytes) &&
+                         is_aligned(args.weight, kBytes);
     const auto kernel = is_four ? causal_conv1d_update4_kernel<T> : causal_conv1d_update_kernel<T>;
-    kernel<<<grid_for(rows), kConvThreads, 0, stream>>>(args, rows);
+    kernel<<<grid_of(rows), kConvThreads, 0, stream>>>(args, rows);
     return cudaGetLastError();
   });
 }

@@ -1,8 +1,8 @@
 #include <algorithm>
-#include <limits>
 
 #include "kernels/gather.cuh"
 #include "kernels/gather.h"
+#include "kernels/launch.h"
 
 namespace icd {
 namespace {
@@ -18,23 +18,11 @@ constexpr std::int64_t kTileBytes = 32 << 10;
 // ... and small matrices are cut into at least this many, several for every multiprocessor.
 constexpr std::int64_t kEnoughTiles = 1024;
 
-std::int64_t quotient_up(std::int64_t n, std::int64_t by) { return n / by + (n % by != 0); }
-
-// Kernels stride over what a grid of the largest size leaves.
-unsigned int grid_for(std::int64_t blocks) {
-  return static_cast<unsigned int>(
-      std::min<std::int64_t>(blocks, std::numeric_limits<std::int32_t>::max()));
-}
-
-// The low bits set in an address: what they have in common says how wide a word may be.
-std::uintptr_t bits(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer); }
-
 template <typename Word>
 cudaError_t launch_rows(const void* in, const std::int32_t* source, void* out, std::int64_t rows,
                         std::int64_t row_bytes, cudaStream_t stream) {
   const auto words = row_bytes / static_cast<std::int64_t>(sizeof(Word));
-  int lanes = 1;
-  while (lanes < kMaxLanes && lanes < words) lanes *= 2;
+  const int lanes = power_of_two_from(std::min<std::int64_t>(words, kMaxLanes));
   const std::int64_t pieces = quotient_up(words, lanes * kWordsInFlight);
   const std::int64_t blocks = quotient_up(rows * pieces, kThreads / lanes);
   gather_rows_kernel<Word, kWordsInFlight><<<grid_for(blocks), kThreads, 0, stream>>>(
@@ -66,8 +54,9 @@ template <typename Element>
 cudaError_t columns_of(const void* in, const std::int32_t* source, void* out, std::int64_t rows,
                        std::int32_t columns, cudaStream_t stream) {
   const auto row_bytes = static_cast<std::uintptr_t>(columns) * sizeof(Element);
-  if ((bits(in) | bits(out)) % sizeof(Element) != 0) return cudaErrorMisalignedAddress;
-  const bool is_wide = (bits(in) | bits(out) | bits(source) | row_bytes) % sizeof(uint4) == 0;
+  const auto bits = address_bits(in) | address_bits(out);
+  if (bits % sizeof(Element) != 0) return cudaErrorMisalignedAddress;
+  const bool is_wide = (bits | address_bits(source) | row_bytes) % sizeof(uint4) == 0;
   return is_wide ? launch_columns<Element, uint4>(in, source, out, rows, columns, stream)
                  : launch_columns<Element, Element>(in, source, out, rows, columns, stream);
 }
@@ -79,12 +68,13 @@ cudaError_t gather_rows(const void* in, const std::int32_t* source, void* out, s
   if (rows < 0 || row_bytes < 0) return cudaErrorInvalidValue;
   if (rows == 0 || row_bytes == 0) return cudaSuccess;  // an empty grid would be a launch error
 
-  const auto shared_bits = bits(in) | bits(out) | static_cast<std::uintptr_t>(row_bytes);
-  const auto launch = shared_bits % 16 == 0  ? launch_rows<uint4>
-                      : shared_bits % 8 == 0 ? launch_rows<uint2>
-                      : shared_bits % 4 == 0 ? launch_rows<std::uint32_t>
-                      : shared_bits % 2 == 0 ? launch_rows<std::uint16_t>
-                                             : launch_rows<std::uint8_t>;
+  // What the addresses have in common says how wide a word may be.
+  const auto bits = address_bits(in) | address_bits(out) | static_cast<std::uintptr_t>(row_bytes);
+  const auto launch = bits % 16 == 0  ? launch_rows<uint4>
+                      : bits % 8 == 0 ? launch_rows<uint2>
+                      : bits % 4 == 0 ? launch_rows<std::uint32_t>
+                      : bits % 2 == 0 ? launch_rows<std::uint16_t>
+                                      : launch_rows<std::uint8_t>;
   return launch(in, source, out, rows, row_bytes, stream);
 }
 

@@ -1,6 +1,6 @@
 #include <algorithm>
-#include <limits>
 
+#include "kernels/launch.h"
 #include "kernels/mamba3.cuh"
 #include "kernels/mamba3.h"
 
@@ -21,19 +21,6 @@ constexpr std::int64_t kEnoughBlocks = 264;
 // What a block may have without asking, in floats. Only 8 ranks of 256 channels and 256 states with
 // a norm ask for more, by 44 bytes.
 constexpr std::int64_t kSharedFloats = (48 << 10) / sizeof(float);
-
-int power_of_two_from(std::int64_t n) {
-  int power = 1;
-  while (power < n) power *= 2;
-  return power;
-}
-
-std::int64_t quotient_up(std::int64_t n, std::int64_t by) { return n / by + (n % by != 0); }
-
-unsigned int grid_for(std::int64_t blocks) {
-  return static_cast<unsigned int>(
-      std::min<std::int64_t>(blocks, std::numeric_limits<std::int32_t>::max()));
-}
 
 Mamba3Plan plan_for(const Mamba3Scan& args, int threads) {
   const std::int64_t chunks = quotient_up(args.states, 4);

@@ -1,6 +1,6 @@
 #include <algorithm>
-#include <limits>
 
+#include "kernels/launch.h"
 #include "kernels/rms_norm.cuh"
 #include "kernels/rms_norm.h"
 
@@ -11,10 +11,6 @@ namespace {
 // take some of it.
 constexpr std::int64_t kSharedBytes = 47 << 10;
 constexpr int kThreads = 128;  // of a block that several segments share
-
-std::int64_t quotient_up(std::int64_t n, std::int64_t by) { return n / by + (n % by != 0); }
-
-bool is_aligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
 
 // How rms_norm_kernel is started. No lanes: it cannot serve the call.
 struct NormPlan {
@@ -39,9 +35,8 @@ NormPlan plan_of(const RmsNorm& args, std::int64_t group) {
   if (lanes > 32) {
     lanes = quotient_up(lanes, 32) * 32;
   } else {
-    std::int64_t power = group / elements > 1 ? 2 : 1;  // two lanes read a sector of 32 bytes
-    while (power < lanes) power *= 2;
-    lanes = power;
+    // Two lanes read a sector of 32 bytes.
+    lanes = power_of_two_from(std::max<std::int64_t>(lanes, group / elements > 1 ? 2 : 1));
   }
   std::int64_t teams = std::max<std::int64_t>(1, kThreads / lanes);
   if (args.order != nullptr) {
@@ -78,10 +73,7 @@ cudaError_t rms_norm(const RmsNorm& args, cudaStream_t stream) {
       kernel<<<static_cast<unsigned int>(blocks), threads, static_cast<std::size_t>(shared),
                stream>>>(args, static_cast<int>(group), plan.lanes, plan.teams);
     } else {
-      const auto blocks =
-          std::min<std::int64_t>(args.rows, std::numeric_limits<std::int32_t>::max());
-      rms_norm_any_kernel<T>
-          <<<static_cast<unsigned int>(blocks), kNormThreads, 0, stream>>>(args, group);
+      rms_norm_any_kernel<T><<<grid_for(args.rows), kNormThreads, 0, stream>>>(args, group);
     }
     return cudaGetLastError();
   });

@@ -1,5 +1,4 @@
-#include <limits>
-
+#include "kernels/launch.h"
 #include "kernels/skip_zero_gemv.cuh"
 #include "kernels/skip_zero_gemv.h"
 
@@ -7,10 +6,8 @@ namespace icd {
 namespace {
 
 constexpr std::int64_t kAlignment = 256;
-constexpr std::int64_t kMostBlocks = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMostColumns = 1 << 30;  // threads step beyond the last in 32 bits
 
-std::int64_t quotient_up(std::int64_t n, std::int64_t by) { return n / by + (n % by != 0); }
 std::int64_t aligned(std::int64_t bytes) { return quotient_up(bytes, kAlignment) * kAlignment; }
 
 template <typename T, int V>
@@ -30,7 +27,7 @@ template <typename T, int V>
 cudaError_t launch_row_major(const SkipZeroGemv& args, cudaStream_t stream) {
   const ActiveItems<T> active = compact<T, V>(args, stream);
   const std::int64_t blocks = quotient_up(args.rows, kGemvRows);
-  if (blocks > kMostBlocks) return cudaErrorInvalidValue;
+  if (blocks > kMaxGrid) return cudaErrorInvalidValue;
   row_major_gemv_kernel<T, V><<<static_cast<unsigned int>(blocks), kGemvThreads, 0, stream>>>(
       static_cast<const T*>(args.W), active, static_cast<T*>(args.y), args.rows, args.columns);
   return cudaGetLastError();
@@ -41,7 +38,7 @@ cudaError_t launch_input_major(const SkipZeroGemv& args, cudaStream_t stream) {
   const ActiveItems<T> active = compact<T, 1>(args, stream);
   const std::int64_t blocks =
       quotient_up(args.rows, kTileBytes / static_cast<std::int64_t>(sizeof(T)));
-  if (blocks > kMostBlocks) return cudaErrorInvalidValue;
+  if (blocks > kMaxGrid) return cudaErrorInvalidValue;
   input_major_gemv_kernel<T, V><<<static_cast<unsigned int>(blocks), kTileThreads, 0, stream>>>(
       static_cast<const T*>(args.W), active, static_cast<T*>(args.y), args.rows);
   return cudaGetLastError();
@@ -55,7 +52,7 @@ cudaError_t skip_zero_gemv(const SkipZeroGemv& args, cudaStream_t stream) {
   return with_type(args.type, [&](auto element) {
     using T = decltype(element);
     constexpr int kWide = 16 / static_cast<int>(sizeof(T));
-    const bool is_wide = reinterpret_cast<std::uintptr_t>(args.W) % 16 == 0;
+    const bool is_wide = is_aligned(args.W);
     if (args.input_major != 0) {
       return is_wide && args.rows % kWide == 0 ? launch_input_major<T, kWide>(args, stream)
                                                : launch_input_major<T, 1>(args, stream);

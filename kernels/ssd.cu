@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/launch.h"
 #include "kernels/ssd.cuh"
 #include "kernels/ssd.h"
 #include "kernels/ssd_chunked.cuh"
@@ -9,14 +10,8 @@
 namespace icd {
 namespace {
 
-// Kernels stride over what a grid of the largest size leaves.
-unsigned int grid_for(std::int64_t blocks) {
-  return static_cast<unsigned int>(
-      std::min<std::int64_t>(blocks, std::numeric_limits<std::int32_t>::max()));
-}
-
 cudaError_t launch_plain(const Ssd& args, cudaStream_t stream) {
-  const std::int64_t tiles = (args.head_dim + kSsdPlainRows - 1) / kSsdPlainRows;
+  const std::int64_t tiles = quotient_up(args.head_dim, kSsdPlainRows);
   const unsigned int grid = grid_for(args.batch * args.heads * tiles);
   return with_type(args.type, [&](auto element) {
     using T = decltype(element);
@@ -67,17 +62,10 @@ Chunked chunked_of(const Ssd& args) {
   return args.type == ICD_F16 ? chunked_of<__half>(args) : chunked_of<__nv_bfloat16>(args);
 }
 
-int attribute(cudaDeviceAttr which) {
-  int device = 0;
-  int value = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return 0;
-  return cudaDeviceGetAttribute(&value, which, device) == cudaSuccess ? value : 0;
-}
-
 bool sizes_are_chunked(const Ssd& args) {
   return (args.type == ICD_F16 || args.type == ICD_BF16) && args.head_dim % kSsdTile == 0 &&
          (args.states == 64 || args.states == 128) &&
-         attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
+         device_attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
 }
 
 constexpr std::int64_t kMaxInt = std::numeric_limits<std::int32_t>::max();
@@ -86,16 +74,16 @@ constexpr std::int64_t kMaxInt = std::numeric_limits<std::int32_t>::max();
 bool is_near(const Strided& tensor) { return tensor.token >= 0 && tensor.token <= kMaxInt; }
 
 bool is_wide(const Strided& tensor) {
-  return is_near(tensor) && reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 &&
-         tensor.batch % 8 == 0 && tensor.token % 8 == 0 && tensor.channel == 1;
+  return is_near(tensor) && is_aligned(tensor.data) && tensor.batch % 8 == 0 &&
+         tensor.token % 8 == 0 && tensor.channel == 1;
 }
 
 // Blocks that a multiprocessor runs at a time with so many chunks in shared memory.
 int resident(const Chunked& kernels, int stages) {
   const int bytes = stages * kernels.stage_bytes + kernels.other_bytes;
-  if (bytes > attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) return 0;
-  const int fit = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) /
-                  (bytes + attribute(cudaDevAttrReservedSharedMemoryPerBlock));
+  if (bytes > device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) return 0;
+  const int fit = device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) /
+                  (bytes + device_attribute(cudaDevAttrReservedSharedMemoryPerBlock));
   return std::min(fit, 4 / kernels.tiles);  // by registers
 }
 
@@ -118,8 +106,8 @@ SsdPlan plan_of(const Ssd& args, const Chunked& kernels, SsdVariant variant) {
   plan.segments = 1;
   if (variant == SsdVariant::chunked) return plan;
 
-  const std::int64_t at_a_time = std::int64_t{attribute(cudaDevAttrMultiProcessorCount)} *
-                                 std::max(1, resident(kernels, plan.stages));
+  const std::int64_t at_a_time =
+      std::int64_t{multiprocessors()} * std::max(1, resident(kernels, plan.stages));
   const std::int64_t left = plan.items % at_a_time;
   const std::int64_t tokens = args.starts == nullptr ? args.length : args.length / args.batch;
   const std::int64_t segments =

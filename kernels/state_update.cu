@@ -1,6 +1,6 @@
 #include <algorithm>
-#include <limits>
 
+#include "kernels/launch.h"
 #include "kernels/state_update.cuh"
 #include "kernels/state_update.h"
 
@@ -11,40 +11,12 @@ constexpr int kPlainThreads = 128;
 // Strides and sizes to this are taken by the kernels that count bytes in 32 bits.
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 28;
 
-std::int64_t quotient_up(std::int64_t n, std::int64_t by) { return n / by + (n % by != 0); }
-
-unsigned int grid_for(std::int64_t blocks) {
-  return static_cast<unsigned int>(
-      std::min<std::int64_t>(blocks, std::numeric_limits<std::int32_t>::max()));
-}
-
-int multiprocessors() {
-  int device = 0;
-  int count = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return 1;
-  if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) {
-    return 1;
-  }
-  return std::max(count, 1);
-}
-
-bool is_aligned(const void* pointer, std::size_t bytes) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
-}
-
 // Whether rows of a (batch, ...) tensor can be read in packs.
 template <typename T, int kCount>
 bool fits(const Strided& tensor) {
   constexpr int kAlign = Pack<T, kCount>::kAlign;
   return tensor.channel == 1 && is_aligned(tensor.data, kAlign) &&
          tensor.batch % (kAlign / static_cast<int>(sizeof(T))) == 0;
-}
-
-// The least power of two that is not less than n, 32 at most.
-int lanes_for(std::int64_t n) {
-  int lanes = 1;
-  while (lanes < 32 && lanes < n) lanes *= 2;
-  return lanes;
 }
 
 template <typename Work>
@@ -105,7 +77,7 @@ FastStateUpdate fast(const StateUpdate& args, std::int64_t updated, int channels
 // Returns cudaErrorNotSupported, without a launch, for what is left to the plain kernel.
 template <typename T, typename S>
 cudaError_t launch_fast(const StateUpdate& args, std::int64_t updated, cudaStream_t stream) {
-  if (args.states != kFastStates || !is_aligned(args.A, 16) || !has_small_strides(args)) {
+  if (args.states != kFastStates || !is_aligned(args.A) || !has_small_strides(args)) {
     return cudaErrorNotSupported;
   }
   if (args.state_layout == ICD_STATE_ND) {
@@ -118,7 +90,7 @@ cudaError_t launch_fast(const StateUpdate& args, std::int64_t updated, cudaStrea
   }
   constexpr int kVector = 16 / static_cast<int>(sizeof(S));
   constexpr int kChannels = kUpdateThreads * kVector / kFastStates * kUpdateGroups;
-  if (!is_aligned(args.state, 16) || !fits<T, kVector>(args.B) || !fits<T, kVector>(args.C)) {
+  if (!is_aligned(args.state) || !fits<T, kVector>(args.B) || !fits<T, kVector>(args.C)) {
     return cudaErrorNotSupported;
   }
   const FastStateUpdate f = fast(args, updated, kChannels, 10, kUpdateRows);
@@ -130,7 +102,7 @@ cudaError_t launch_fast(const StateUpdate& args, std::int64_t updated, cudaStrea
 template <typename T, typename S>
 cudaError_t launch_fast(const HeadStateUpdate& args, cudaStream_t stream) {
   constexpr int kVector = 16 / static_cast<int>(sizeof(S));
-  if (args.states % kVector != 0 || args.states > 32 * kVector || !is_aligned(args.state, 16) ||
+  if (args.states % kVector != 0 || args.states > 32 * kVector || !is_aligned(args.state) ||
       !fits<T, kVector>(args.B) || !fits<T, kVector>(args.C)) {
     return cudaErrorNotSupported;
   }
@@ -139,7 +111,7 @@ cudaError_t launch_fast(const HeadStateUpdate& args, cudaStream_t stream) {
   HeadPieces cut = {};
   cut.heads = static_cast<std::int32_t>(args.heads);
   cut.group_heads = static_cast<std::int32_t>(args.heads / args.groups);
-  cut.lanes = lanes_for(args.states / kVector);
+  cut.lanes = power_of_two_from(args.states / kVector);
   cut.row_bytes = static_cast<std::int32_t>(args.states * static_cast<int>(sizeof(S)));
   // Small batches are cut into pieces of heads until every multiprocessor has its blocks.
   const std::int64_t wanted = std::int64_t{multiprocessors()} * 5;
@@ -154,7 +126,8 @@ cudaError_t launch_fast(const HeadStateUpdate& args, cudaStream_t stream) {
 
 cudaError_t launch_plain(const PlainStateUpdate& args, cudaStream_t stream) {
   // Teams along what is contiguous: states in (D, N), channels in (N, D).
-  const int lanes = args.state_state == 1 ? lanes_for(args.states) : 1;
+  const int lanes =
+      args.state_state == 1 ? power_of_two_from(std::min<std::int64_t>(args.states, 32)) : 1;
   const std::int64_t blocks = quotient_up(args.batch * args.updated, kPlainThreads / lanes);
   plain_state_update_kernel<<<grid_for(blocks), kPlainThreads, 0, stream>>>(args, lanes);
   return cudaGetLastError();
