@@ -5,53 +5,20 @@
 
 #include "icd/bench_statistics.h"
 #include "kernels/bench_device.h"
+#include "kernels/cuda_graph.h"
 
 namespace icd {
 namespace {
 
-class Event {
- public:
-  Event() { check(cudaEventCreate(&event_), "cudaEventCreate"); }
-  ~Event() { cudaEventDestroy(event_); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  void record(cudaStream_t stream) { check(cudaEventRecord(event_, stream), "cudaEventRecord"); }
-  double us_since(const Event& start) const {
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, start.event_, event_), "cudaEventElapsedTime");
-    return 1000.0 * ms;
-  }
-
- private:
-  cudaEvent_t event_ = nullptr;
-};
-
 // `launches` of a work, the i-th on set i modulo `sets`.
-class Graph {
- public:
-  Graph(const TimedWork& work, int launches, int sets, cudaStream_t stream) {
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
-          "cudaStreamBeginCapture");
-    cudaError_t status = cudaSuccess;
-    for (int i = 0; i < launches && status == cudaSuccess; ++i) {
-      status = work.launch(i % sets, stream);
+std::unique_ptr<CudaGraph> graph_of(const TimedWork& work, int launches, int sets,
+                                    cudaStream_t stream) {
+  return std::make_unique<CudaGraph>(stream, work.name, [&] {
+    for (int i = 0; i < launches; ++i) {
+      check(work.launch(i % sets, stream), ("capture of " + work.name).c_str());
     }
-    cudaGraph_t graph = nullptr;
-    const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
-    if (status == cudaSuccess) status = ended;
-    if (status == cudaSuccess) status = cudaGraphInstantiateWithFlags(&graph_, graph, 0);
-    if (graph != nullptr) cudaGraphDestroy(graph);
-    if (status != cudaSuccess) cudaGetLastError();
-    check(status, ("capture of " + work.name).c_str());
-  }
-  ~Graph() { cudaGraphExecDestroy(graph_); }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  void replay(cudaStream_t stream) { check(cudaGraphLaunch(graph_, stream), "cudaGraphLaunch"); }
-
- private:
-  cudaGraphExec_t graph_ = nullptr;
-};
+  });
+}
 
 }  // namespace
 
@@ -115,9 +82,9 @@ TimedSamples GraphTimer::time(const std::vector<TimedWork>& works,
   if (works.empty()) return samples;
 
   // How long one launch takes: the median of a few replays of one.
-  Event start;
-  Event stop;
-  const auto replay_us = [&](Graph& graph) {
+  CudaEvent start;
+  CudaEvent stop;
+  const auto replay_us = [&](CudaGraph& graph) {
     start.record(stream_);
     graph.replay(stream_);
     stop.record(stream_);
@@ -126,17 +93,17 @@ TimedSamples GraphTimer::time(const std::vector<TimedWork>& works,
   };
   {
     works.front().prepare(stream_);
-    Graph one(works.front(), 1, sets, stream_);
+    const auto one = graph_of(works.front(), 1, sets, stream_);
     std::vector<double> times;
-    for (int i = 0; i < 5; ++i) times.push_back(replay_us(one));
+    for (int i = 0; i < 5; ++i) times.push_back(replay_us(*one));
     samples.launches = launches_for(median(times), options);
     // a set that comes round again may still be in the cache, where sets are small
     if (is_cold && sets > 1) samples.launches = std::min(samples.launches, sets);
   }
 
-  std::vector<std::unique_ptr<Graph>> graphs;
+  std::vector<std::unique_ptr<CudaGraph>> graphs;
   for (const TimedWork& work : works) {
-    graphs.push_back(std::make_unique<Graph>(work, samples.launches, sets, stream_));
+    graphs.push_back(graph_of(work, samples.launches, sets, stream_));
   }
   for (std::size_t i = 0; i < count; ++i) {  // modules, uploads and clocks come up here
     works[i].prepare(stream_);
