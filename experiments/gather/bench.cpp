@@ -21,10 +21,11 @@
 #include <string_view>
 #include <vector>
 
+#include "experiments/device_facts.h"
 #include "icd/digest.h"
 #include "icd/random.h"
 #include "kernels/cuda_error.h"
-#include "kernels/device.h"
+#include "kernels/cuda_graph.h"
 #include "kernels/device_buffer.h"
 #include "kernels/gather.h"
 #include "kernels/reference.h"
@@ -110,31 +111,20 @@ class ColdCache {
 
 class Stopwatch {
  public:
-  explicit Stopwatch(cudaStream_t stream) : stream_(stream) {
-    check(cudaEventCreate(&start_), "cudaEventCreate");
-    check(cudaEventCreate(&stop_), "cudaEventCreate");
-  }
-  ~Stopwatch() {
-    cudaEventDestroy(start_);
-    cudaEventDestroy(stop_);
-  }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
+  explicit Stopwatch(cudaStream_t stream) : stream_(stream) {}
 
   double time_us(const std::function<cudaError_t()>& call) {
-    check(cudaEventRecord(start_, stream_), "cudaEventRecord");
+    start_.record(stream_);
     check(call(), "the timed call");
-    check(cudaEventRecord(stop_, stream_), "cudaEventRecord");
-    check(cudaEventSynchronize(stop_), "cudaEventSynchronize");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, start_, stop_), "cudaEventElapsedTime");
-    return 1e3 * static_cast<double>(ms);
+    stop_.record(stream_);
+    check(cudaStreamSynchronize(stream_), "the timed call");
+    return stop_.us_since(start_);
   }
 
  private:
   cudaStream_t stream_;
-  cudaEvent_t start_ = nullptr;
-  cudaEvent_t stop_ = nullptr;
+  CudaEvent start_;
+  CudaEvent stop_;
 };
 
 Bytes random_bytes(std::int64_t size, Random random) {
@@ -262,23 +252,11 @@ Json run_case(const Case& c, const Options& options, Random random, cudaStream_t
 }
 
 int run(const Options& options, const std::string& command) {
-  if (const std::string why = why_no_device(); !why.empty()) {
-    throw Error(ErrorCode::unavailable, why);
-  }
-  const DeviceInfo device = devices().front();
-  Json record = {{"schema", "icd-gather-bench-1"},
-                 {"command", command},
-                 {"commit", options.commit},
-                 {"seed", options.seed},
-                 {"samples", options.samples},
-                 {"device",
-                  {{"name", device.name},
-                   {"compute_capability", fmt::format("{}.{}", device.major, device.minor)},
-                   {"memory_bytes", device.memory_bytes},
-                   {"driver", options.driver},
-                   {"driver_cuda", cuda_driver_version()},
-                   {"runtime_cuda", cuda_runtime_version()}}},
-                 {"cases", Json::array()}};
+  Json record = {
+      {"schema", "icd-gather-bench-1"}, {"command", command},
+      {"commit", options.commit},       {"seed", options.seed},
+      {"samples", options.samples},     {"device", experiments::device_facts(options.driver)},
+      {"cases", Json::array()}};
   cudaStream_t stream = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   ColdCache cache(stream);

@@ -5,53 +5,33 @@
 // all samples to FILE. Agreement with the reference is the tests' matter.
 //
 // A contender is a CUDA graph of its call on one set of tensors (a layer) after the other, more
-// than L2 holds, timed between events. Contenders take turns, in reversed order every other round;
-// "again" is the kernel once more, which shows what is noise. "needs" are the bytes that a call has
+// than L2 holds; how they take turns is in side_by_side.h. "again" is the kernel once more, which
+// shows what is noise. "needs" are the bytes that a call has
 // to move, "sectors" those of the sectors of 32 bytes that they lie in: what an order can change.
 // The copy moves as many bytes as the sectors hold.
-
-#include <cuda_runtime_api.h>
-#include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdio>
-#include <exception>
-#include <fstream>
 #include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "icd/bench_statistics.h"
-#include "icd/random.h"
+#include "experiments/kernels/beside_copy.h"
 #include "kernels/block_sparse_gemm.h"
-#include "kernels/cuda_error.h"
-#include "kernels/device.h"
-#include "kernels/device_buffer.h"
-#include "kernels/element.h"
 #include "kernels/skip_zero_gemv.h"
 #include "kernels/state_update.h"
 
-namespace icd {
+namespace icd::experiments {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
-constexpr std::int64_t kBytes = 2;  // of a bf16
+constexpr std::int64_t kBytes = kBf16Bytes;
 constexpr std::int64_t kSector = 32;
 
-struct Options {
-  int rounds = 41;
+struct Options : TimingOptions {
   std::string only;
-  std::uint64_t seed = 7;
-  std::string commit;
-  std::string driver;
-  std::string json;
 };
 
 struct Case {
@@ -63,30 +43,6 @@ struct Case {
   std::function<void(std::uint8_t*)> prepare;  // what may not be any bf16
   std::function<cudaError_t(std::uint8_t*, cudaStream_t)> call;
 };
-
-// Hands out the tensors of a set one behind the other, each aligned to 256.
-class Carver {
- public:
-  std::int64_t take(std::int64_t bytes) {
-    const std::int64_t at = taken_;
-    taken_ += (bytes + 255) / 256 * 256;
-    return at;
-  }
-  std::int64_t taken() const { return taken_; }
-
- private:
-  std::int64_t taken_ = 0;
-};
-
-template <typename Value>
-std::shared_ptr<DeviceBuffer> on_device(const std::vector<Value>& values) {
-  const auto bytes = static_cast<std::int64_t>(values.size() * sizeof(Value));
-  auto buffer = std::make_shared<DeviceBuffer>(bytes);
-  check(cudaMemcpy(buffer->data(), values.data(), static_cast<std::size_t>(bytes),
-                   cudaMemcpyHostToDevice),
-        "cudaMemcpy");
-  return buffer;
-}
 
 void copy_in(std::uint8_t* to, const DeviceBuffer& from) {
   check(
@@ -354,71 +310,6 @@ std::vector<Case> all_cases(std::uint64_t seed) {
   return cases;
 }
 
-// bf16 from a normal distribution, and of pairs of them f32 that are as harmless. The period is
-// odd, so that rows differ.
-void fill(DeviceBuffer& buffer, Random random) {
-  std::vector<std::uint16_t> some(
-      static_cast<std::size_t>(std::min<std::int64_t>(1'000'003, buffer.bytes() / kBytes)));
-  for (std::uint16_t& element : some) element = to_bfloat(static_cast<float>(random.normal()));
-  auto filled = static_cast<std::int64_t>(some.size()) * kBytes;
-  check(cudaMemcpy(buffer.data(), some.data(), static_cast<std::size_t>(filled),
-                   cudaMemcpyHostToDevice),
-        "cudaMemcpy");
-  while (filled < buffer.bytes()) {
-    const std::int64_t more = std::min(filled, buffer.bytes() - filled);
-    check(cudaMemcpy(buffer.data() + filled, buffer.data(), static_cast<std::size_t>(more),
-                     cudaMemcpyDeviceToDevice),
-          "cudaMemcpy");
-    filled += more;
-  }
-}
-
-// Calls, captured once and replayed.
-class Graph {
- public:
-  Graph(cudaStream_t stream, const std::function<void()>& calls) : stream_(stream) {
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
-          "cudaStreamBeginCapture");
-    calls();
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
-    const cudaError_t status = cudaGraphInstantiateWithFlags(&graph_, graph, 0);
-    cudaGraphDestroy(graph);
-    check(status, "cudaGraphInstantiateWithFlags");
-    check(cudaEventCreate(&start_), "cudaEventCreate");
-    check(cudaEventCreate(&stop_), "cudaEventCreate");
-  }
-  ~Graph() {
-    cudaEventDestroy(stop_);
-    cudaEventDestroy(start_);
-    cudaGraphExecDestroy(graph_);
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-
-  double time_us() {
-    check(cudaEventRecord(start_, stream_), "cudaEventRecord");
-    check(cudaGraphLaunch(graph_, stream_), "cudaGraphLaunch");
-    check(cudaEventRecord(stop_, stream_), "cudaEventRecord");
-    check(cudaEventSynchronize(stop_), "cudaEventSynchronize");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, start_, stop_), "cudaEventElapsedTime");
-    return 1e3 * static_cast<double>(ms);
-  }
-
- private:
-  cudaStream_t stream_;
-  cudaGraphExec_t graph_ = nullptr;
-  cudaEvent_t start_ = nullptr;
-  cudaEvent_t stop_ = nullptr;
-};
-
-// As many sets as four times the 60 MB of an H200's L2 take, at most 512.
-std::int64_t sets_of(std::int64_t set_bytes) {
-  constexpr std::int64_t kBeyondL2 = 240'000'000;
-  return std::clamp<std::int64_t>(kBeyondL2 / set_bytes + 1, 1, 512);
-}
-
 // Sets of the case, and apart from them those that are copied.
 struct Arenas {
   DeviceBuffer sets;
@@ -427,87 +318,23 @@ struct Arenas {
 
 std::int64_t copy_bytes(const Case& c) { return (c.sectors / 2 + 255) / 256 * 512; }
 
-Json run_case(const Case& c, const Options& options, Arenas& arenas, cudaStream_t stream) {
-  constexpr std::array<const char*, 3> kContenders = {"copy", "kernel", "again"};
-  const std::int64_t sets = sets_of(c.set_bytes);
-  const std::int64_t copies = sets_of(copy_bytes(c));
-  for (std::int64_t i = 0; i < sets; ++i) c.prepare(arenas.sets.data() + i * c.set_bytes);
-  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // the stream does not wait for it
-  // About 300 us a sample, so that a launch and the clock's half microsecond do not show.
-  const double guess_us = std::max(2.5, static_cast<double>(c.sectors) / 4e6);
-  const auto calls = std::max<std::int64_t>(sets, static_cast<std::int64_t>(300 / guess_us));
-  const auto copy = [&] {
-    const std::int64_t half = copy_bytes(c) / 2;
-    for (std::int64_t i = 0; i < calls; ++i) {
-      std::uint8_t* at = arenas.copies.data() + i % copies * copy_bytes(c);
-      check(cudaMemcpyAsync(at + half, at, static_cast<std::size_t>(half), cudaMemcpyDeviceToDevice,
-                            stream),
-            "cudaMemcpyAsync");
-    }
-  };
-  const auto kernel = [&] {
-    for (std::int64_t i = 0; i < calls; ++i) {
-      check(c.call(arenas.sets.data() + i % sets * c.set_bytes, stream), c.name.c_str());
-    }
-  };
-  std::array<Graph, 3> graphs = {Graph(stream, copy), Graph(stream, kernel), Graph(stream, kernel)};
-
-  for (Graph& graph : graphs) graph.time_us();
-  std::array<std::vector<double>, 3> samples_us;
-  for (int round = 0; round < options.rounds; ++round) {
-    for (std::size_t k = 0; k < graphs.size(); ++k) {
-      const std::size_t i = round % 2 == 0 ? k : graphs.size() - 1 - k;
-      samples_us[i].push_back(graphs[i].time_us() / static_cast<double>(calls));
-    }
-  }
-
-  const double copy_us = median(samples_us[0]);
-  const double kernel_us = median(samples_us[1]);
-  const PairedRatio of_copy = paired_ratio(samples_us[1], samples_us[0]);
-  const PairedRatio again = paired_ratio(samples_us[1], samples_us[2]);
-  const double tb_per_s = static_cast<double>(c.sectors) / kernel_us * 1e-6;
-  fmt::print(
-      "{:42} {:17} {:8.2f} {:8.2f} {:9.2f} {:6.2f} {:9.2f} {:6.1f} [{:5.1f}, {:5.1f}] {:6.3f}\n",
-      c.name, c.shape, 1e-6 * static_cast<double>(c.needs), 1e-6 * static_cast<double>(c.sectors),
-      kernel_us, tb_per_s, copy_us, 100 * of_copy.median, 100 * of_copy.low, 100 * of_copy.high,
-      again.median);
+Json run_case(const Case& c, const Options& options, Arenas& arenas) {
+  const Arena sets = {arenas.sets.data(), c.set_bytes, sets_of(c.set_bytes)};
+  const Arena copies = {arenas.copies.data(), copy_bytes(c), sets_of(copy_bytes(c))};
+  for (std::int64_t i = 0; i < sets.sets; ++i) c.prepare(sets.at(i));
+  Json record = {
+      {"name", c.name}, {"shape", c.shape}, {"needs_bytes", c.needs}, {"sector_bytes", c.sectors}};
+  const std::string columns =
+      beside_copy(c.name, c.sectors, sets, copies, copy_bytes(c), c.call, options.rounds, record);
+  fmt::print("{:42} {:17} {:8.2f} {:8.2f} {}\n", c.name, c.shape,
+             1e-6 * static_cast<double>(c.needs), 1e-6 * static_cast<double>(c.sectors), columns);
   std::fflush(stdout);
-
-  Json record = {{"name", c.name},
-                 {"shape", c.shape},
-                 {"needs_bytes", c.needs},
-                 {"sector_bytes", c.sectors},
-                 {"sets", sets},
-                 {"calls_in_sample", calls},
-                 {"median_us", kernel_us},
-                 {"copy_median_us", copy_us},
-                 {"tb_per_s", tb_per_s},
-                 {"of_copy", {of_copy.median, of_copy.low, of_copy.high}},
-                 {"again", {again.median, again.low, again.high}}};
-  for (std::size_t i = 0; i < kContenders.size(); ++i) {
-    record["samples_us"][kContenders[i]] = samples_us[i];
-  }
   return record;
 }
 
 int run(const Options& options, const std::string& command) {
-  if (const std::string why = why_no_device(); !why.empty()) {
-    throw Error(ErrorCode::unavailable, why);
-  }
-  const DeviceInfo device = devices().front();
-  Json record = {{"schema", "icd-decode-bench-1"},
-                 {"command", command},
-                 {"commit", options.commit},
-                 {"seed", options.seed},
-                 {"rounds", options.rounds},
-                 {"device",
-                  {{"name", device.name},
-                   {"compute_capability", fmt::format("{}.{}", device.major, device.minor)},
-                   {"memory_bytes", device.memory_bytes},
-                   {"driver", options.driver},
-                   {"driver_cuda", cuda_driver_version()},
-                   {"runtime_cuda", cuda_runtime_version()}}},
-                 {"cases", Json::array()}};
+  Json record = record_of("icd-decode-bench-1", command, options);
+  record["cases"] = Json::array();
 
   std::vector<Case> cases = all_cases(options.seed);
   std::erase_if(cases,
@@ -519,45 +346,27 @@ int run(const Options& options, const std::string& command) {
     copied_bytes = std::max(copied_bytes, sets_of(copy_bytes(c)) * copy_bytes(c));
   }
   Arenas arenas = {DeviceBuffer(set_bytes), DeviceBuffer(copied_bytes)};
-  fill(arenas.copies, Random::derived(options.seed, 4));
+  fill_with_normal(arenas.copies, Random::derived(options.seed, 4));
 
-  cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  fmt::print("{:42} {:17} {:>8} {:>8} {:>9} {:>6} {:>9} {:>6} {:16} {:>6}\n", "bf16", "shape",
-             "needs MB", "sectors", "us", "TB/s", "copy us", "% copy", " 95 %", "again");
+  fmt::print("{:42} {:17} {:>8} {:>8} {}\n", "bf16", "shape", "needs MB", "sectors",
+             copy_columns());
   for (const Case& c : cases) {
-    fill(arenas.sets, Random::derived(options.seed, 3));
-    record["cases"].push_back(run_case(c, options, arenas, stream));
+    fill_with_normal(arenas.sets, Random::derived(options.seed, 3));
+    record["cases"].push_back(run_case(c, options, arenas));
   }
-  if (!options.json.empty()) {
-    std::ofstream file(options.json);
-    file << record.dump(1) << '\n';
-    file.close();
-    if (!file) throw Error(ErrorCode::io, "cannot write " + options.json);
-  }
+  write_record(record, options);
   return 0;
 }
 
 }  // namespace
-}  // namespace icd
+}  // namespace icd::experiments
 
 int main(int argc, char** argv) {
-  icd::Options options;
+  icd::experiments::Options options;
   CLI::App app("Times the kernels of decoding, and a block-sparse product, beside a copy.",
                "decode_bench");
-  app.add_option("--rounds", options.rounds, "Samples of a contender")->check(CLI::PositiveNumber);
   app.add_option("--only", options.only, "Cases whose name contains this");
-  app.add_option("--seed", options.seed, "Of inputs and blocks");
-  app.add_option("--commit", options.commit, "For the record: of this program's sources");
-  app.add_option("--driver", options.driver, "For the record: NVIDIA's driver version");
-  app.add_option("--json", options.json, "All samples go to this file");
-  CLI11_PARSE(app, argc, argv);
-  std::string command = "decode_bench";
-  for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
-  try {
-    return icd::run(options, command);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "decode_bench: error: {}\n", error.what());
-    return 1;
-  }
+  return icd::experiments::timing_main(app, options, argc, argv, [&](const std::string& command) {
+    return icd::experiments::run(options, command);
+  });
 }

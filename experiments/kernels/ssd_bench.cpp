@@ -5,44 +5,26 @@
 // standard error; with --json, the record with every sample to a file. Exit status 1 if an output
 // differs.
 
-#include <cuda_runtime_api.h>
-#include <fmt/core.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <exception>
-#include <fstream>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "icd/random.h"
-#include "kernels/cuda_error.h"
-#include "kernels/device.h"
-#include "kernels/device_buffer.h"
-#include "kernels/element.h"
+#include "experiments/kernels/side_by_side.h"
+#include "icd/bench_statistics.h"
 #include "kernels/reference.h"
 #include "kernels/ssd.h"
 
-namespace icd {
+namespace icd::experiments {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
-struct Options {
-  int rounds = 31;
-  std::uint64_t seed = 7;
+struct Options : TimingOptions {
   std::vector<std::string> variants;  ///< all of them if empty
-  std::string json;                   ///< file for the record
-  std::string commit;                 ///< of the sources of this program
-  std::string driver;                 ///< NVIDIA's own number, which the CUDA runtime does not tell
 };
 
 constexpr std::int64_t kHeadDim = 64;
@@ -74,22 +56,9 @@ std::vector<Shape> all_shapes() {
   return all;
 }
 
-// `count` bf16 values on the device: a million random ones over and over. Their number is odd, so
-// that rows do not repeat.
 std::unique_ptr<DeviceBuffer> normal_values(std::int64_t count, double deviation, Random& random) {
-  constexpr std::int64_t kPeriod = (1 << 20) - 3;
-  const std::int64_t period = std::min(count, kPeriod);
-  std::vector<std::uint16_t> values(static_cast<std::size_t>(period));
-  for (std::uint16_t& value : values) {
-    value = to_bfloat(static_cast<float>(deviation * random.normal()));
-  }
-  auto buffer = std::make_unique<DeviceBuffer>(2 * count);
-  for (std::int64_t at = 0; at < count; at += period) {
-    check(cudaMemcpy(buffer->data() + 2 * at, values.data(),
-                     static_cast<std::size_t>(2 * std::min(period, count - at)),
-                     cudaMemcpyHostToDevice),
-          "cudaMemcpy");
-  }
+  auto buffer = std::make_unique<DeviceBuffer>(kBf16Bytes * count);
+  fill_with_normal(*buffer, Random::derived(random.next(), 0), deviation);
   return buffer;
 }
 
@@ -225,53 +194,13 @@ double error_of(SsdVariant variant, const Shape& shape, Random random) {
   return std::sqrt(difference / norm);
 }
 
-// A captured series of calls, and its samples.
-class Contender {
- public:
-  Contender(std::string_view name, cudaGraphExec_t graph) : name_(name), graph_(graph) {}
-  Contender(Contender&& other) noexcept
-      : name_(other.name_), graph_(std::exchange(other.graph_, nullptr)) {}
-  Contender(const Contender&) = delete;
-  Contender& operator=(const Contender&) = delete;
-  ~Contender() {
-    if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
-  }
-
-  std::string_view name() const { return name_; }
-  const std::vector<double>& samples_us() const { return samples_us_; }
-
-  void replay(cudaStream_t stream) { check(cudaGraphLaunch(graph_, stream), "cudaGraphLaunch"); }
-  void sample(cudaStream_t stream, cudaEvent_t start, cudaEvent_t stop, int calls) {
-    check(cudaEventRecord(start, stream), "cudaEventRecord");
-    replay(stream);
-    check(cudaEventRecord(stop, stream), "cudaEventRecord");
-    check(cudaEventSynchronize(stop), "cudaEventSynchronize");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, start, stop), "cudaEventElapsedTime");
-    samples_us_.push_back(1e3 * static_cast<double>(ms) / calls);
-  }
-
- private:
-  std::string_view name_;
-  cudaGraphExec_t graph_;
-  std::vector<double> samples_us_;
-};
-
-double quantile(std::vector<double> samples, double q) {
-  std::sort(samples.begin(), samples.end());
-  const auto at = static_cast<std::size_t>(q * static_cast<double>(samples.size() - 1) + 0.5);
-  return samples[at];
-}
-
 bool is_wanted(const Options& options, std::string_view name) {
   return options.variants.empty() || std::find(options.variants.begin(), options.variants.end(),
                                                name) != options.variants.end();
 }
 
-Json run_shape(const Shape& shape, const Options& options, Random random, cudaStream_t stream) {
-  // Sets of tensors that together are several times the L2 cache, used in turn.
-  const auto sets = static_cast<int>(
-      std::clamp<std::int64_t>((std::int64_t{256} << 20) / shape.bytes() + 1, 1, 16));
+Json run_shape(const Shape& shape, const Options& options, Random random) {
+  const auto sets = static_cast<int>(sets_of(shape.bytes(), 16));
   DeviceWeights weights(Weights(shape.heads, random));
   std::vector<std::unique_ptr<Tensors>> tensors;
   for (int s = 0; s < sets; ++s) {
@@ -283,8 +212,8 @@ Json run_shape(const Shape& shape, const Options& options, Random random, cudaSt
         std::max(workspace_bytes, ssd_workspace(tensors.front()->args(), named.variant));
   }
   DeviceBuffer workspace(workspace_bytes);
-  const auto args_of = [&](int set) {
-    Ssd args = tensors[static_cast<std::size_t>(set)]->args();
+  const auto args_of = [&](std::int64_t call) {
+    Ssd args = tensors[static_cast<std::size_t>(call % sets)]->args();
     weights.set(args);
     args.workspace = workspace.data();
     return args;
@@ -292,36 +221,13 @@ Json run_shape(const Shape& shape, const Options& options, Random random, cudaSt
 
   std::vector<Contender> contenders;
   for (const SsdVariantName& named : kSsdVariants) {
-    const std::string name(named.name);
-    if (!is_wanted(options, name) || !ssd_supports(args_of(0), named.variant)) continue;
-    check(ssd(args_of(0), stream, named.variant), name.c_str());
-    check(cudaStreamSynchronize(stream), name.c_str());
-    cudaGraph_t graph = nullptr;
-    cudaGraphExec_t executable = nullptr;
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-    for (int set = 0; set < sets; ++set)
-      check(ssd(args_of(set), stream, named.variant), name.c_str());
-    check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
-    check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
-    check(cudaGraphDestroy(graph), "cudaGraphDestroy");
-    contenders.emplace_back(named.name, executable);
+    if (!is_wanted(options, named.name) || !ssd_supports(args_of(0), named.variant)) continue;
+    contenders.push_back({std::string(named.name), sets,
+                          [&args_of, variant = named.variant](std::int64_t i, cudaStream_t stream) {
+                            return ssd(args_of(i), stream, variant);
+                          }});
   }
-
-  cudaEvent_t start = nullptr;
-  cudaEvent_t stop = nullptr;
-  check(cudaEventCreate(&start), "cudaEventCreate");
-  check(cudaEventCreate(&stop), "cudaEventCreate");
-  for (int warm = 0; warm < 2; ++warm) {
-    for (Contender& contender : contenders) contender.replay(stream);
-  }
-  check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-  for (int round = 0; round < options.rounds; ++round) {
-    for (std::size_t i = 0; i < contenders.size(); ++i) {
-      contenders[round % 2 == 0 ? i : contenders.size() - 1 - i].sample(stream, start, stop, sets);
-    }
-  }
-  check(cudaEventDestroy(start), "cudaEventDestroy");
-  check(cudaEventDestroy(stop), "cudaEventDestroy");
+  const auto samples_us = side_by_side(contenders, options.rounds);
 
   const double floor_us = static_cast<double>(shape.bytes()) / 4.3e6;  // an H200 copies 4.3 TB/s
   Json record = {{"model", shape.model},     {"heads", shape.heads},
@@ -331,36 +237,21 @@ Json run_shape(const Shape& shape, const Options& options, Random random, cudaSt
                  {"variants", Json::array()}};
   fmt::print(stderr, "{} (H {}), B {} L {}: {} sets, floor of bytes {:.1f} us\n", shape.model,
              shape.heads, shape.batch, shape.length, sets, floor_us);
-  for (const Contender& contender : contenders) {
-    const auto& samples = contender.samples_us();
-    const double median = quantile(samples, 0.5);
-    fmt::print(stderr, "  {:10} {:9.1f} us  [{:.1f}, {:.1f}]  {:.2f} x floor\n", contender.name(),
-               median, quantile(samples, 0.05), quantile(samples, 0.95), median / floor_us);
+  for (std::size_t i = 0; i < contenders.size(); ++i) {
+    const double median_us = median(samples_us[i]);
+    fmt::print(stderr, "  {:10} {:9.1f} us  [{:.1f}, {:.1f}]  {:.2f} x floor\n", contenders[i].name,
+               median_us, quantile(samples_us[i], 0.05), quantile(samples_us[i], 0.95),
+               median_us / floor_us);
     record["variants"].push_back(
-        {{"name", contender.name()}, {"median_us", median}, {"samples_us", samples}});
+        {{"name", contenders[i].name}, {"median_us", median_us}, {"samples_us", samples_us[i]}});
   }
   return record;
 }
 
 int run(const Options& options, const std::string& command) {
-  if (const std::string why = why_no_device(); !why.empty()) {
-    throw Error(ErrorCode::unavailable, why);
-  }
-  const DeviceInfo device = devices().front();
-  Json record = {{"schema", "icd-ssd-bench-1"},
-                 {"command", command},
-                 {"commit", options.commit},
-                 {"seed", options.seed},
-                 {"rounds", options.rounds},
-                 {"device",
-                  {{"name", device.name},
-                   {"compute_capability", fmt::format("{}.{}", device.major, device.minor)},
-                   {"memory_bytes", device.memory_bytes},
-                   {"driver", options.driver},
-                   {"driver_cuda", cuda_driver_version()},
-                   {"runtime_cuda", cuda_runtime_version()}}},
-                 {"checks", Json::array()},
-                 {"shapes", Json::array()}};
+  Json record = record_of("icd-ssd-bench-1", command, options);
+  record["checks"] = Json::array();
+  record["shapes"] = Json::array();
 
   bool all_agree = true;
   for (const Shape& shape : {Shape{"small", 6, 2, 300}, Shape{"many sequences", 2, 300, 70}}) {
@@ -379,40 +270,23 @@ int run(const Options& options, const std::string& command) {
     }
   }
 
-  cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   std::uint64_t key = 1;
   for (const Shape& shape : all_shapes()) {
-    record["shapes"].push_back(
-        run_shape(shape, options, Random::derived(options.seed, ++key), stream));
+    record["shapes"].push_back(run_shape(shape, options, Random::derived(options.seed, ++key)));
   }
-  if (!options.json.empty()) {
-    std::ofstream file(options.json);
-    file << record.dump(1) << '\n';
-    if (!file.flush()) throw Error(ErrorCode::io, "cannot write " + options.json);
-  }
+  write_record(record, options);
   return all_agree ? 0 : 1;
 }
 
 }  // namespace
-}  // namespace icd
+}  // namespace icd::experiments
 
 int main(int argc, char** argv) {
-  icd::Options options;
+  icd::experiments::Options options;
+  options.rounds = 31;
   CLI::App app("Times the ways of the Mamba-2 prefill side by side.", "ssd_bench");
-  app.add_option("--rounds", options.rounds, "Samples a way and shape")->check(CLI::PositiveNumber);
-  app.add_option("--seed", options.seed, "Of all values");
   app.add_option("--variant", options.variants, "Only these, of kernels/ssd.h");
-  app.add_option("--json", options.json, "File for the record with every sample");
-  app.add_option("--commit", options.commit, "For the record: of this program's sources");
-  app.add_option("--driver", options.driver, "For the record: NVIDIA's driver version");
-  CLI11_PARSE(app, argc, argv);
-  std::string command = "ssd_bench";
-  for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
-  try {
-    return icd::run(options, command);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "ssd_bench: error: {}\n", error.what());
-    return 1;
-  }
+  return icd::experiments::timing_main(app, options, argc, argv, [&](const std::string& command) {
+    return icd::experiments::run(options, command);
+  });
 }
