@@ -4,6 +4,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/args.h"
 
@@ -27,6 +28,53 @@ __device__ __forceinline__ __half from_float<__half>(float x) {
 template <>
 __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
+}
+
+// Two neighbouring elements of 16 bits, which are one register, the first in its low half.
+template <typename T>
+__device__ __forceinline__ std::uint32_t packed_pair(float low, float high);
+template <>
+__device__ __forceinline__ std::uint32_t packed_pair<__half>(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  std::uint32_t bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
+}
+template <>
+__device__ __forceinline__ std::uint32_t packed_pair<__nv_bfloat16>(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  std::uint32_t bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
+}
+
+template <typename T>
+__device__ __forceinline__ float2 unpacked_pair(std::uint32_t pair);
+template <>
+__device__ __forceinline__ float2 unpacked_pair<__half>(std::uint32_t pair) {
+  __half2 halves;
+  memcpy(&halves, &pair, sizeof halves);
+  return __half22float2(halves);
+}
+template <>
+__device__ __forceinline__ float2 unpacked_pair<__nv_bfloat16>(std::uint32_t pair) {
+  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000U)};
+}
+
+// Element i of an array whose type is known at run time only.
+__device__ __forceinline__ float load_any(std::int32_t type, const void* data, std::int64_t i) {
+  if (type == ICD_F32) return static_cast<const float*>(data)[i];
+  if (type == ICD_F16) return to_float(static_cast<const __half*>(data)[i]);
+  return to_float(static_cast<const __nv_bfloat16*>(data)[i]);
+}
+__device__ __forceinline__ void store_any(std::int32_t type, void* data, std::int64_t i, float x) {
+  if (type == ICD_F32) {
+    static_cast<float*>(data)[i] = x;
+  } else if (type == ICD_F16) {
+    static_cast<__half*>(data)[i] = from_float<__half>(x);
+  } else {
+    static_cast<__nv_bfloat16*>(data)[i] = from_float<__nv_bfloat16>(x);
+  }
 }
 
 constexpr float kLog2E = 1.4426950408889634F;

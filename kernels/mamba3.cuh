@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/element.cuh"
+#include "kernels/team_sum.cuh"
 
 namespace icd {
 
@@ -267,9 +268,7 @@ __global__ void __launch_bounds__(kThreads, kThreads <= 256 ? 2 : 1)
             sum.w = fmaf(query.w, state[j].w, sum.w);
           }
           float y = (sum.x + sum.y) + (sum.z + sum.w);
-          for (int far = plan.lanes / 2; far > 0; far /= 2) {
-            y += __shfl_xor_sync(0xffffffffU, y, far);
-          }
+          y = sum_over_team(y, plan.lanes);
           if (lane == 0) {
             const int place = t * v_token + r * plan.rows + row;
             bracket[place] = args.D != nullptr ? fmaf(D, v[place + v_token], y) : y;
@@ -285,9 +284,7 @@ __global__ void __launch_bounds__(kThreads, kThreads <= 256 ? 2 : 1)
           for (int at = thread % 32; at < head_dim; at += 32) {
             squares = fmaf(bracket[i * plan.rows + at], bracket[i * plan.rows + at], squares);
           }
-          for (int far = 16; far > 0; far /= 2) {
-            squares += __shfl_xor_sync(0xffffffffU, squares, far);
-          }
+          squares = sum_over_team(squares, 32);
           if (thread % 32 == 0) {
             scale[i] = rsqrtf(squares / static_cast<float>(head_dim) + args.norm_eps);
           }

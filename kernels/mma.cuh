@@ -87,30 +87,6 @@ __device__ __forceinline__ void multiply_add<__nv_bfloat16>(float (&d)[4],
 #endif
 }
 
-template <typename T>
-__device__ __forceinline__ std::uint32_t packed_pair(float low, float high);
-template <>
-__device__ __forceinline__ std::uint32_t packed_pair<__half>(float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
-}
-template <>
-__device__ __forceinline__ std::uint32_t packed_pair<__nv_bfloat16>(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
-}
-
-template <typename T>
-__device__ __forceinline__ float2 unpacked_pair(std::uint32_t pair);
-template <>
-__device__ __forceinline__ float2 unpacked_pair<__half>(std::uint32_t pair) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
-}
-template <>
-__device__ __forceinline__ float2 unpacked_pair<__nv_bfloat16>(std::uint32_t pair) {
-  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000U)};
-}
-
 // mark + 0 pair: both halves of a mark stay 0 until a pair has a NaN or an infinity.
 template <typename T>
 __device__ __forceinline__ std::uint32_t marked(std::uint32_t mark, std::uint32_t pair);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "kernels/team_sum.cuh"
 #include "kernels/vector.cuh"
 
 namespace icd {
@@ -16,9 +17,7 @@ constexpr int kNormMaxThreads = 512;
 // Called by all threads of a block; `partial` is shared, a float for each warp. Every lane gets the
 // same bits.
 __device__ __forceinline__ float team_sum(float value, int lanes, int team, float* partial) {
-  for (int step = (lanes < 32 ? lanes : 32) / 2; step > 0; step /= 2) {
-    value += __shfl_xor_sync(0xffffffffU, value, step);
-  }
+  value = sum_over_team(value, lanes < 32 ? lanes : 32);
   if (lanes <= 32) return value;
   if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
   __syncthreads();
@@ -194,22 +193,6 @@ __global__ void __launch_bounds__(kNormMaxThreads)
     }
     reinterpret_cast<Word*>(static_cast<T*>(p.y) + (first_row + r) * p.y_row)[w] =
         vector_of(picked);
-  }
-}
-
-__device__ __forceinline__ float load_any(std::int32_t type, const void* data, std::int64_t i) {
-  if (type == ICD_F32) return static_cast<const float*>(data)[i];
-  if (type == ICD_F16) return to_float(static_cast<const __half*>(data)[i]);
-  return to_float(static_cast<const __nv_bfloat16*>(data)[i]);
-}
-
-__device__ __forceinline__ void store_any(std::int32_t type, void* data, std::int64_t i, float x) {
-  if (type == ICD_F32) {
-    static_cast<float*>(data)[i] = x;
-  } else if (type == ICD_F16) {
-    static_cast<__half*>(data)[i] = from_float<__half>(x);
-  } else {
-    static_cast<__nv_bfloat16*>(data)[i] = from_float<__nv_bfloat16>(x);
   }
 }
 

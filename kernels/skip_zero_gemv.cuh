@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "kernels/element.cuh"
-#include "kernels/pack.cuh"
+#include "kernels/team_sum.cuh"
+#include "kernels/vector.cuh"
 
 namespace icd {
 
@@ -26,11 +26,11 @@ struct ActiveItems {
 
 // kCount neighbouring elements as floats; one of them needs no alignment.
 template <typename T, int kCount>
-__device__ __forceinline__ void read_floats(const T* from, float (&to)[kCount]) {
+__device__ __forceinline__ void load_floats(const T* from, float (&to)[kCount]) {
   if constexpr (kCount == 1) {
     to[0] = to_float(from[0]);
   } else {
-    unpack(load_pack<T, kCount>(from), to);
+    to_floats(load_vector(vector_at<kCount>(from)), to);
   }
 }
 
@@ -96,10 +96,10 @@ __global__ void __launch_bounds__(kGemvThreads)
 #pragma unroll
     for (int r = 0; r < kGemvRows; ++r) {
       const std::int64_t row = r0 + r < rows ? r : rows - 1 - r0;  // beyond the end: not used
-      read_floats<T, V>(from + row * columns, w[r]);
+      load_floats<T, V>(from + row * columns, w[r]);
     }
     float x[V];
-    read_floats<T, V>(active.x + std::int64_t{j} * V, x);
+    load_floats<T, V>(active.x + std::int64_t{j} * V, x);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
 #pragma unroll
@@ -109,12 +109,10 @@ __global__ void __launch_bounds__(kGemvThreads)
       }
     }
   }
+  sum_over_team(sum, 32);
   __shared__ float of_warps[kGemvThreads / 32][kGemvRows];
 #pragma unroll
   for (int r = 0; r < kGemvRows; ++r) {
-    for (int offset = 16; offset > 0; offset /= 2) {
-      sum[r] += __shfl_xor_sync(0xFFFFFFFFU, sum[r], offset);
-    }
     if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32][r] = sum[r];
   }
   __syncthreads();
@@ -146,7 +144,7 @@ __global__ void __launch_bounds__(kTileThreads)
 #pragma unroll
     for (int i = 0; i < kTileLoads; ++i) {
       const int j = min(j0 + i * kSlots, count - 1);
-      read_floats<T, V>(from + active.item[j] * rows, w[i]);
+      load_floats<T, V>(from + active.item[j] * rows, w[i]);
       x[i] = to_float(active.x[j]);
     }
 #pragma unroll

@@ -4,6 +4,7 @@
 
 #include "kernels/args.h"
 #include "kernels/element.cuh"
+#include "kernels/team_sum.cuh"
 
 namespace icd {
 
@@ -136,10 +137,7 @@ __global__ void __launch_bounds__(kSsdPlainThreads)
             y = fmaf(cs[i], h[q][i], y);
           }
         }
-#pragma unroll
-        for (int by = kSsdPlainLanes / 2; by > 0; by /= 2) {
-          y += __shfl_xor_sync(0xffffffffU, y, by);
-        }
+        y = sum_over_team(y, kSsdPlainLanes);
         if (lane == 0 && p < head_dim) {
           if (args.D != nullptr) y = fmaf(D, x[t][row], y);
           if (args.z.data != nullptr) y *= gate[t][row];

@@ -11,10 +11,10 @@ constexpr int kPlainThreads = 128;
 // Strides and sizes to this are taken by the kernels that count bytes in 32 bits.
 constexpr std::int64_t kMostBytes = std::int64_t{1} << 28;
 
-// Whether rows of a (batch, ...) tensor can be read in packs.
+// Whether rows of a (batch, ...) tensor can be read in vectors.
 template <typename T, int kCount>
 bool fits(const Strided& tensor) {
-  constexpr int kAlign = Pack<T, kCount>::kAlign;
+  constexpr int kAlign = alignof(Vector<T, kCount>);
   return tensor.channel == 1 && is_aligned(tensor.data, kAlign) &&
          tensor.batch % (kAlign / static_cast<int>(sizeof(T))) == 0;
 }

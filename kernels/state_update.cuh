@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "kernels/element.cuh"
-#include "kernels/pack.cuh"
+#include "kernels/team_sum.cuh"
+#include "kernels/vector.cuh"
 
 namespace icd {
 
@@ -18,18 +18,6 @@ constexpr int kChannelThreads = 128;
 constexpr int kChannelRows = 2;
 constexpr int kHeadThreads = 128;
 constexpr int kHeadRows = 4;  // rows of a head's state that a thread has under way
-
-// Sums `values` over the `lanes` neighbouring threads of a team; lanes is a power of two to 32.
-// All threads of the warp take part.
-template <int kCount>
-__device__ __forceinline__ void sum_over_team(float (&values)[kCount], int lanes) {
-  for (int offset = lanes / 2; offset > 0; offset /= 2) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      values[i] += __shfl_xor_sync(0xFFFFFFFFU, values[i], offset);
-    }
-  }
-}
 
 // h = exp2(decay A) h + x B for the states of one lane. Returns its part of C h.
 template <int kCount>
@@ -117,8 +105,7 @@ __global__ void __launch_bounds__(kUpdateThreads, 10)
     d[g] = is_channel[g] ? k : args.updated - 1;
     if (args.active != nullptr) d[g] = __ldg(args.active + d[g]);
     state[g] = offset(args.state + lane * 16, d[g], kFastStates * sizeof(S));
-    unpack(read_pack<float, kVector>(args.A + std::int64_t{d[g]} * kFastStates + lane * kVector),
-           A[g]);
+    read_floats(args.A + std::int64_t{d[g]} * kFastStates + lane * kVector, A[g]);
   }
   const int own_d = own_group == 0 ? d[0] : d[1];
   const bool owns_channel = own_group == 0 ? is_channel[0] : is_channel[1];
@@ -138,14 +125,14 @@ __global__ void __launch_bounds__(kUpdateThreads, 10)
       slot[r] = -1;
       if (b0 + r < last) slot[r] = args.slots != nullptr ? __ldg(args.slots + b0 + r) : b0 + r;
     }
-    Pack<S, kVector> held[kUpdateRows][kUpdateGroups];
+    Vector<S, kVector> held[kUpdateRows][kUpdateGroups];
 #pragma unroll
     for (int r = 0; r < kUpdateRows; ++r) {
 #pragma unroll
       for (int g = 0; g < kUpdateGroups; ++g) {
         if (slot[r] < 0) continue;
-        held[r][g] =
-            load_pack<S, kVector>(reinterpret_cast<S*>(offset(state[g], slot[r], args.slot_bytes)));
+        held[r][g] = load_vector(vector_at<kVector>(
+            reinterpret_cast<const S*>(offset(state[g], slot[r], args.slot_bytes))));
       }
     }
 
@@ -180,19 +167,19 @@ __global__ void __launch_bounds__(kUpdateThreads, 10)
       float B[kVector];
       float C[kVector];
       const int b = b0 + r;
-      unpack(read_pack<T, kVector>(reinterpret_cast<T*>(offset(B_of, b, args.B.batch))), B);
-      unpack(read_pack<T, kVector>(reinterpret_cast<T*>(offset(C_of, b, args.C.batch))), C);
+      read_floats(reinterpret_cast<const T*>(offset(B_of, b, args.B.batch)), B);
+      read_floats(reinterpret_cast<const T*>(offset(C_of, b, args.C.batch)), C);
 #pragma unroll
       for (int g = 0; g < kUpdateGroups; ++g) {
         const int owner = r / kOwn * 2 + g;
         const float decay_here = __shfl_sync(0xFFFFFFFFU, decay[r % kOwn], owner, kLanes);
         const float x_here = __shfl_sync(0xFFFFFFFFU, x[r % kOwn], owner, kLanes);
         float h[kVector];
-        unpack(held[r][g], h);
+        to_floats(held[r][g], h);
         sum[r][g] = step(h, A[g], decay_here, x_here, B, C);
-        pack_up(h, held[r][g]);
+        held[r][g] = from_floats<S>(h);
         if (!is_channel[g]) continue;
-        store_pack(reinterpret_cast<S*>(offset(state[g], slot[r], args.slot_bytes)), held[r][g]);
+        store_vector(reinterpret_cast<S*>(offset(state[g], slot[r], args.slot_bytes)), held[r][g]);
       }
     }
 
@@ -237,7 +224,7 @@ __global__ void __launch_bounds__(kChannelThreads, 5)
   const int d = args.active != nullptr ? __ldg(args.active + k) : k;
 
   float A[kFastStates];
-  unpack(read_pack<float, kFastStates>(args.A + std::int64_t{d} * kFastStates), A);
+  read_floats(args.A + std::int64_t{d} * kFastStates, A);
   const float skip = args.D != nullptr ? __ldg(args.D + d) : 0.0F;
   const float bias = args.dt_bias != nullptr ? __ldg(args.dt_bias + d) : 0.0F;
   char* u_of = offset(args.u.data, d, args.u.channel);
@@ -289,8 +276,8 @@ __global__ void __launch_bounds__(kChannelThreads, 5)
       for (int n0 = 0; n0 < kFastStates; n0 += 4) {
         float B[4];
         float C[4];
-        unpack(read_pack<T, 4>(B_of + n0), B);
-        unpack(read_pack<T, 4>(C_of + n0), C);
+        read_floats(B_of + n0, B);
+        read_floats(C_of + n0, C);
         float h[4];
         float A4[4];
 #pragma unroll
@@ -354,8 +341,8 @@ __global__ void __launch_bounds__(kHeadThreads, 5)
     const std::int64_t in_group = std::int64_t{head / cut.group_heads} * args.states + n;
     const T* B_of = static_cast<const T*>(args.B.data) + b * args.B.batch + in_group;
     const T* C_of = static_cast<const T*>(args.C.data) + b * args.C.batch + in_group;
-    unpack(read_pack<T, kVector>(B_of), B);
-    unpack(read_pack<T, kVector>(C_of), C);
+    read_floats(B_of, B);
+    read_floats(C_of, C);
   }
   float delta =
       to_float(static_cast<const T*>(args.dt.data)[b * args.dt.batch + head * args.dt.channel]);
@@ -367,7 +354,7 @@ __global__ void __launch_bounds__(kHeadThreads, 5)
   // The bounds are the same for all threads of a block, which sum_over_team needs.
   for (int p0 = first; p0 < last; p0 += kHeadRows * teams) {
     const int own = p0 + static_cast<int>(threadIdx.x) / cut.lanes;
-    Pack<S, kVector> held[kHeadRows];
+    Vector<S, kVector> held[kHeadRows];
     T x[kHeadRows];
     T z[kHeadRows] = {};
     float sum[kHeadRows] = {};
@@ -376,7 +363,8 @@ __global__ void __launch_bounds__(kHeadThreads, 5)
       // What is beyond the end reads what the last row reads, and writes nothing.
       const int p = min(own + r * teams, last - 1);
       if (has_states) {
-        held[r] = load_pack<S, kVector>(reinterpret_cast<S*>(offset(state_of, p, cut.row_bytes)));
+        held[r] = load_vector(
+            vector_at<kVector>(reinterpret_cast<const S*>(offset(state_of, p, cut.row_bytes))));
       }
       x[r] = x_of[p * args.x.channel];
       if (args.z.data != nullptr) z[r] = z_of[p * args.z.channel];
@@ -386,15 +374,15 @@ __global__ void __launch_bounds__(kHeadThreads, 5)
       const int p = own + r * teams;
       if (p >= last || !has_states) continue;
       float h[kVector];
-      unpack(held[r], h);
+      to_floats(held[r], h);
       const float stimulus = delta * to_float(x[r]);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         h[i] = fmaf(decay, h[i], stimulus * B[i]);
         sum[r] = fmaf(C[i], h[i], sum[r]);
       }
-      pack_up(h, held[r]);
-      store_pack(reinterpret_cast<S*>(offset(state_of, p, cut.row_bytes)), held[r]);
+      held[r] = from_floats<S>(h);
+      store_vector(reinterpret_cast<S*>(offset(state_of, p, cut.row_bytes)), held[r]);
     }
     sum_over_team(sum, cut.lanes);
     if (lane != 0) continue;
@@ -439,21 +427,6 @@ struct PlainStateUpdate {
   const std::int32_t* active;
 };
 
-__device__ __forceinline__ float load_any(std::int32_t type, const void* data, std::int64_t i) {
-  return type == ICD_F32   ? static_cast<const float*>(data)[i]
-         : type == ICD_F16 ? to_float(static_cast<const __half*>(data)[i])
-                           : to_float(static_cast<const __nv_bfloat16*>(data)[i]);
-}
-__device__ __forceinline__ void store_any(std::int32_t type, void* data, std::int64_t i, float x) {
-  if (type == ICD_F32) {
-    static_cast<float*>(data)[i] = x;
-  } else if (type == ICD_F16) {
-    static_cast<__half*>(data)[i] = from_float<__half>(x);
-  } else {
-    static_cast<__nv_bfloat16*>(data)[i] = from_float<__nv_bfloat16>(x);
-  }
-}
-
 // Any types, strides, alignment and number of states. Grid: any 1-D. Block: any 1-D of whole warps.
 // A team of `lanes` threads, a power of two to 32, takes a (b, channel).
 __global__ void plain_state_update_kernel(const PlainStateUpdate args, int lanes) {
@@ -469,7 +442,7 @@ __global__ void plain_state_update_kernel(const PlainStateUpdate args, int lanes
     std::int64_t slot = -1;
     if (item < all) slot = args.slots != nullptr ? args.slots[b] : b;
 
-    float sum[1] = {0.0F};
+    float sum = 0;
     float u = 0;
     float gate = 1;
     std::int64_t d = 0;
@@ -497,14 +470,14 @@ __global__ void plain_state_update_kernel(const PlainStateUpdate args, int lanes
         const float h =
             fmaf(fast_exp2(delta * decay), load_any(args.state_type, args.state, at), x * B);
         store_any(args.state_type, args.state, at, h);
-        sum[0] = fmaf(C, h, sum[0]);
+        sum = fmaf(C, h, sum);
       }
-      if (lane == 0 && args.D != nullptr) sum[0] = fmaf(args.D[head], u, sum[0]);
+      if (lane == 0 && args.D != nullptr) sum = fmaf(args.D[head], u, sum);
     }
     // Also orders the reads of u, dt and z by all lanes ahead of the write of y, which may be them.
-    sum_over_team(sum, lanes);
+    sum = sum_over_team(sum, lanes);
     if (slot >= 0 && lane == 0) {
-      store_any(args.type, args.y.data, b * args.y.batch + d * args.y.channel, sum[0] * gate);
+      store_any(args.type, args.y.data, b * args.y.batch + d * args.y.channel, sum * gate);
     }
   }
 }

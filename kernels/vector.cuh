@@ -23,7 +23,14 @@ struct alignas(kElements * sizeof(T) < 16 ? kElements * sizeof(T) : 16) Vector {
 template <typename T>
 constexpr int kElementsOf16Bytes = 16 / static_cast<int>(sizeof(T));
 
-// All bytes of a vector, 16 (or its only 8) by one `load` of uint4 or uint2.
+// The vector at an address that is a multiple of its alignment.
+template <int kElements, typename T>
+__device__ __forceinline__ const Vector<T, kElements>* vector_at(const T* from) {
+  return reinterpret_cast<const Vector<T, kElements>*>(from);
+}
+
+// All bytes of a vector, 16 (or its only 8 or 4) by one `load` of words. A plain copy of the vector
+// that is picked apart at once may become a load for every byte.
 template <typename T, int kElements, typename Load>
 __device__ __forceinline__ Vector<T, kElements> load_words(const Vector<T, kElements>* from,
                                                            const Load& load) {
@@ -38,13 +45,21 @@ __device__ __forceinline__ Vector<T, kElements> load_words(const Vector<T, kElem
       to.words[4 * k + 2] = four.z;
       to.words[4 * k + 3] = four.w;
     }
-  } else {
-    static_assert(sizeof(Bytes) == 8, "only vectors of 8 bytes and of multiples of 16");
+  } else if constexpr (sizeof(Bytes) == 8) {
     const uint2 two = load(reinterpret_cast<const uint2*>(from));
     to.words[0] = two.x;
     to.words[1] = two.y;
+  } else {
+    static_assert(sizeof(Bytes) == 4, "only vectors of 4, 8 and multiples of 16 bytes");
+    to.words[0] = load(reinterpret_cast<const std::uint32_t*>(from));
   }
   return to;
+}
+
+// Of what the kernel may write.
+template <typename T, int kElements>
+__device__ __forceinline__ Vector<T, kElements> load_vector(const Vector<T, kElements>* from) {
+  return load_words(from, [](const auto* words) { return *words; });
 }
 
 // Of what is read once: it gives way first in the caches.
@@ -53,37 +68,28 @@ __device__ __forceinline__ Vector<T, kElements> load_streaming(const Vector<T, k
   return load_words(from, [](const auto* words) { return __ldcs(words); });
 }
 
-// Of what other blocks read as well and nobody writes. A plain copy of the vector that is picked
-// apart at once becomes a load for every byte.
+// Of what no thread of the kernel writes: the compiler may move it ahead of stores.
 template <typename T, int kElements>
 __device__ __forceinline__ Vector<T, kElements> load_shared_input(
     const Vector<T, kElements>* from) {
   return load_words(from, [](const auto* words) { return __ldg(words); });
 }
 
-__device__ __forceinline__ void pair_to_floats(__half, std::uint32_t pair, float (&to)[2]) {
-  __half2 halves;
-  memcpy(&halves, &pair, sizeof halves);
-  const float2 floats = __half22float2(halves);
-  to[0] = floats.x;
-  to[1] = floats.y;
-}
-__device__ __forceinline__ void pair_to_floats(__nv_bfloat16, std::uint32_t pair, float (&to)[2]) {
-  to[0] = __uint_as_float(pair << 16);
-  to[1] = __uint_as_float(pair & 0xffff0000U);
-}
-
-__device__ __forceinline__ std::uint32_t pair_from_floats(__half, float low, float high) {
-  const __half2 halves = __floats2half2_rn(low, high);
-  std::uint32_t pair;
-  memcpy(&pair, &halves, sizeof pair);
-  return pair;
-}
-__device__ __forceinline__ std::uint32_t pair_from_floats(__nv_bfloat16, float low, float high) {
-  const __nv_bfloat162 halves = __floats2bfloat162_rn(low, high);
-  std::uint32_t pair;
-  memcpy(&pair, &halves, sizeof pair);
-  return pair;
+template <typename T, int kElements>
+__device__ __forceinline__ void store_vector(T* to, const Vector<T, kElements>& from) {
+  using Bytes = Vector<T, kElements>;
+  if constexpr (sizeof(Bytes) % 16 == 0) {
+#pragma unroll
+    for (int k = 0; k < static_cast<int>(sizeof(Bytes) / 16); ++k) {
+      reinterpret_cast<uint4*>(to)[k] = make_uint4(from.words[4 * k], from.words[4 * k + 1],
+                                                   from.words[4 * k + 2], from.words[4 * k + 3]);
+    }
+  } else if constexpr (sizeof(Bytes) == 8) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(from.words[0], from.words[1]);
+  } else {
+    static_assert(sizeof(Bytes) == 4, "only vectors of 4, 8 and multiples of 16 bytes");
+    *reinterpret_cast<std::uint32_t*>(to) = from.words[0];
+  }
 }
 
 // Element i of a vector. i has to be known to the compiler, or the vector goes to local memory.
@@ -115,10 +121,9 @@ __device__ __forceinline__ void to_floats(const Vector<T, kElements>& from,
   } else {
 #pragma unroll
     for (int w = 0; w < kElements / 2; ++w) {
-      float pair[2];
-      pair_to_floats(T{}, from.words[w], pair);
-      to[2 * w] = pair[0];
-      to[2 * w + 1] = pair[1];
+      const float2 pair = unpacked_pair<T>(from.words[w]);
+      to[2 * w] = pair.x;
+      to[2 * w + 1] = pair.y;
     }
   }
 }
@@ -135,10 +140,16 @@ __device__ __forceinline__ Vector<T, kElements> from_floats(const float (&from)[
   } else {
 #pragma unroll
     for (int w = 0; w < kElements / 2; ++w) {
-      to.words[w] = pair_from_floats(T{}, from[2 * w], from[2 * w + 1]);
+      to.words[w] = packed_pair<T>(from[2 * w], from[2 * w + 1]);
     }
   }
   return to;
+}
+
+// kElements neighbouring elements that no thread of the kernel writes, as floats.
+template <typename T, int kElements>
+__device__ __forceinline__ void read_floats(const T* from, float (&to)[kElements]) {
+  to_floats(load_shared_input(vector_at<kElements>(from)), to);
 }
 
 }  // namespace icd
