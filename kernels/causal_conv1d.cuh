@@ -220,7 +220,7 @@ __global__ void __launch_bounds__(kConvThreads, kConvBlocks)
       for (int k = 0; k < kPast; ++k) to_floats(past[k], window[k]);
     }
 
-    // Tokens behind the last are computed too, and not stored: cheaper than a branch for each.
+    // Tokens behind the last are computed too, and not stored, which spares a branch for each.
     const auto convolve_group = [&](const Word(&group)[kConvGroup], int first) {
 #pragma unroll
       for (int u = 0; u < kConvGroup; ++u) {

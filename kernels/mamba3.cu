@@ -15,7 +15,7 @@ constexpr int kChunks = 8;
 constexpr int kMostThreads = 512;
 constexpr int kMostChunks = 32;
 
-constexpr int kMostTokens = 16;  // of a stage: beyond, its barriers cost less than its latency
+constexpr int kMostTokens = 16;  // of a stage, which share its barriers; not tuned yet
 // Few heads are cut into at least this many blocks, two for every multiprocessor of an H200.
 constexpr std::int64_t kEnoughBlocks = 264;
 // What a block may have without asking, in floats. Only 8 ranks of 256 channels and 256 states with

@@ -24,7 +24,7 @@ cudaError_t launch_plain(const Ssd& args, cudaStream_t stream) {
   });
 }
 
-// Segments shorter than this pay more for their first pass than they win.
+// By estimate, not by measurement: shorter segments pay more for their first pass than they win.
 constexpr std::int64_t kSegmentChunks = 4;
 constexpr std::int64_t kMaxSegments = 8;
 
