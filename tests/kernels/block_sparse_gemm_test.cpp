@@ -1,6 +1,5 @@
 #include "kernels/block_sparse_gemm.h"
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <ostream>
@@ -16,12 +15,11 @@ namespace {
 using testing::DeviceArray;
 using testing::HostArray;
 using testing::int_array;
+using testing::kTypes;
 using testing::normal_array;
 using testing::poisoned_array;
 using testing::relative_l2;
 using testing::tolerance;
-
-constexpr std::array kTypes = {ICD_F32, ICD_F16, ICD_BF16};
 
 struct Case {
   std::int64_t tokens = 70;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda_graph.h"
 #include "kernels/icd_kernels.h"
 #include "support/arrays.h"
 #include "support/device.h"
@@ -74,19 +75,11 @@ TEST_F(CApiOnDevice, RunsOnAStreamAndInAGraph) {
   check(cudaMemset(y.data(), 0xff, kRows * kColumns * sizeof(float)), "cudaMemset");
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
 
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-  const int status = icd_rms_norm(&args, stream);
-  const std::string error = icd_kernels_error();
-  cudaGraph_t graph = nullptr;
-  check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
-  ASSERT_EQ(status, 0) << error;
-  cudaGraphExec_t replay = nullptr;
-  check(cudaGraphInstantiate(&replay, graph, 0), "cudaGraphInstantiate");
+  CudaGraph graph(stream, "icd_rms_norm",
+                  [&] { EXPECT_EQ(icd_rms_norm(&args, stream), 0) << icd_kernels_error(); });
   EXPECT_NE(testing::relative_l2(y.back(), expected_), 0) << "the capture ran the call";
-  check(cudaGraphLaunch(replay, stream), "cudaGraphLaunch");
+  graph.replay(stream);
   EXPECT_LT(testing::relative_l2(y.back(), expected_), testing::tolerance(ICD_F32));
-  cudaGraphExecDestroy(replay);
-  cudaGraphDestroy(graph);
   cudaStreamDestroy(stream);
 }
 

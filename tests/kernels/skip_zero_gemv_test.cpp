@@ -1,6 +1,5 @@
 #include "kernels/skip_zero_gemv.h"
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <ostream>
@@ -15,12 +14,11 @@ namespace {
 
 using testing::DeviceArray;
 using testing::HostArray;
+using testing::kTypes;
 using testing::normal_array;
 using testing::poisoned_array;
 using testing::relative_l2;
 using testing::tolerance;
-
-constexpr std::array kTypes = {ICD_F32, ICD_F16, ICD_BF16};
 
 struct Case {
   std::int64_t rows = 33;

@@ -22,11 +22,10 @@ namespace {
 using testing::DeviceArray;
 using testing::HostArray;
 using testing::int_array;
+using testing::kTypes;
 using testing::normal_array;
 using testing::poisoned_array;
 using testing::relative_l2;
-
-constexpr std::array<std::int32_t, 3> kTypes = {ICD_F32, ICD_F16, ICD_BF16};
 
 const char* name_of(std::int32_t type) {
   return type == ICD_F32 ? "f32" : type == ICD_F16 ? "f16" : "bf16";

@@ -7,6 +7,7 @@
 #include <ostream>
 #include <vector>
 
+#include "kernels/cuda_graph.h"
 #include "kernels/reference.h"
 #include "support/arrays.h"
 #include "support/device.h"
@@ -18,12 +19,11 @@ namespace {
 using testing::DeviceArray;
 using testing::HostArray;
 using testing::int_array;
+using testing::kTypes;
 using testing::normal_array;
 using testing::poisoned_array;
 using testing::relative_l2;
 using testing::tolerance;
-
-constexpr std::array kTypes = {ICD_F32, ICD_F16, ICD_BF16};
 
 // A call of either kernel; mamba-1 is heads of one channel.
 struct Case {
@@ -496,18 +496,11 @@ TEST_F(StateUpdateOnDevice, CanBeCaptured) {
     pointers[i] = device[i]->data();
   }
   cudaStream_t stream = nullptr;
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t exec = nullptr;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-  const cudaError_t status = state_update(state_args(c, pointers), stream);
-  check(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
-  ASSERT_EQ(status, cudaSuccess);
-  check(cudaGraphInstantiate(&exec, graph, 0), "cudaGraphInstantiate");
-  check(cudaGraphLaunch(exec, stream), "cudaGraphLaunch");
+  CudaGraph graph(stream, "state_update",
+                  [&] { check(state_update(state_args(c, pointers), stream), "state_update"); });
+  graph.replay(stream);
   EXPECT_LT(relative_l2(device[kY]->back(), expected.y), tolerance(c.type));
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
   cudaStreamDestroy(stream);
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -13,6 +14,9 @@
 
 // Arrays for tests of kernels: the same values in host memory and on the device.
 namespace icd::testing {
+
+/// Of the elements that kernels take.
+constexpr std::array<std::int32_t, 3> kTypes = {ICD_F32, ICD_F16, ICD_BF16};
 
 /// `count` elements of ICD_F32, ICD_F16 or ICD_BF16 (or any other 4-byte word, as ICD_F32).
 class HostArray {
