@@ -64,7 +64,8 @@ int run(const Options& options, Context& context) {
       if (first == nullptr || second == nullptr) continue;
       const auto a = first->at("samples_us").get<std::vector<double>>();
       const auto b = second->at("samples_us").get<std::vector<double>>();
-      const double bar = std::max(cell.at("bar").get<double>(), same->at("bar").get<double>());
+      const double bar =
+          bar_of(std::max(cell.at("bar").get<double>(), same->at("bar").get<double>()));
       const PairedRatio ratio = ratio_of_runs(a, b);
       Json line = key;
       line["before_us"] = median(a);

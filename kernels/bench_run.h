@@ -67,7 +67,8 @@ struct BenchCell {
   int launches = 0;     ///< in a sample
   int sets = 0;
   std::int64_t set_bytes = 0;
-  double bar = 0;                ///< the A/A bar
+  double noise = 0;              ///< A/A: the farthest that two series of one order were apart
+  double bar = kNoEffect;        ///< see bar_of()
   std::string counter_of_model;  /// which the predictions are of; empty for null controls
   std::vector<BenchSeries> series;
   std::vector<DeviceReading> readings;

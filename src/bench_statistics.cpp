@@ -99,9 +99,11 @@ PairedRatio ratio_of_runs(std::span<const double> baseline, std::span<const doub
   });
 }
 
-double noise_bar(const PairedRatio& placebo) noexcept {
+double noise_of(const PairedRatio& placebo) noexcept {
   return std::max(placebo.high - 1, 1 - placebo.low);
 }
+
+double bar_of(double noise) noexcept { return std::max(noise, kNoEffect); }
 
 std::string_view to_string(Verdict verdict) noexcept {
   switch (verdict) {
@@ -120,9 +122,7 @@ std::string_view to_string(Verdict verdict) noexcept {
 Verdict verdict_of(const PairedRatio& ratio, double bar) noexcept {
   if (ratio.high < 1 - bar) return Verdict::faster;
   if (ratio.low > 1 + bar) return Verdict::slower;
-  const bool is_equivalent = ratio.p_equivalent < 0.05;
-  const bool is_within = ratio.low >= 1 - bar && ratio.high <= 1 + bar;
-  return is_equivalent || is_within ? Verdict::no_effect : Verdict::inconclusive;
+  return ratio.p_equivalent < 0.05 ? Verdict::no_effect : Verdict::inconclusive;
 }
 
 }  // namespace icd

@@ -9,9 +9,14 @@ namespace icd {
 /// The middle one, or the mean of the middle two. NaN for no samples.
 double median(std::span<const double> samples);
 
+/// What "no effect" means, set before any record was made: 1.000 +- 0.005, which is how closely a
+/// dense scan on an H200 kept its time in any order. Intervals of small kernels get a tenth as
+/// wide, and orders that differ by less than this are of no use to anybody.
+inline constexpr double kNoEffect = 0.005;
+
 struct RatioOptions {
   double confidence = 0.95;
-  double margin = 0.01;  ///< ratios from 1 / (1 + margin) to 1 + margin are as good as 1
+  double margin = kNoEffect;  ///< ratios from 1 / (1 + margin) to 1 + margin are as good as 1
   int resamples = 2000;
   std::uint64_t seed = 0;
 };
@@ -44,15 +49,19 @@ PairedRatio paired_ratio(std::span<const double> baseline, std::span<const doubl
 PairedRatio ratio_of_runs(std::span<const double> baseline, std::span<const double> contender,
                           const RatioOptions& options = {});
 
-/// The A/A bar: how far from 1 the interval of a contender reaches that is the baseline once more.
-/// What is no farther away than this is noise.
-double noise_bar(const PairedRatio& placebo) noexcept;
+/// A/A: how far from 1 the interval of a contender reaches that is the baseline once more.
+double noise_of(const PairedRatio& placebo) noexcept;
+
+/// What an interval has to be farther from 1 than to say anything: the noise, but never less than
+/// what counts as no effect.
+double bar_of(double noise) noexcept;
 
 enum class Verdict { no_effect, faster, slower, inconclusive };
 std::string_view to_string(Verdict verdict) noexcept;
 
-/// faster and slower: the interval is farther from 1 than the bar. Else no_effect if the ratio is
-/// equivalent to 1 at p < 0.05, or the interval no wider than the bar; else inconclusive.
+/// faster and slower: the whole interval is farther from 1 than the bar. Else no_effect if the
+/// ratio is equivalent to 1, within the margin that it was made with, at p < 0.05; else
+/// inconclusive.
 Verdict verdict_of(const PairedRatio& ratio, double bar) noexcept;
 
 }  // namespace icd
