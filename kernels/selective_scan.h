@@ -26,13 +26,12 @@ enum class ScanVariant {
   ring_2,
   ring_3,
   ring_2_wrapped,  // as many blocks as fit the device at once, which share the tokens evenly
-  ring_3_wrapped,
   // Warps with roles. Lanes a channel, then channels a block.
   roles_4_32,
-  roles_4_16,
   roles_8_16,
   roles_8_16_packed,  // B and C stay f16 or bf16 until they are used
   roles_8_40,
+  roles_8_40_packed,
 };
 
 struct NamedScanVariant {
@@ -40,18 +39,17 @@ struct NamedScanVariant {
   const char* name;
 };
 
-constexpr std::array<NamedScanVariant, 11> kScanVariants = {{
+constexpr std::array<NamedScanVariant, 10> kScanVariants = {{
     {ScanVariant::automatic, "automatic"},
     {ScanVariant::plain, "plain"},
     {ScanVariant::ring_2, "ring_2"},
     {ScanVariant::ring_3, "ring_3"},
     {ScanVariant::ring_2_wrapped, "ring_2_wrapped"},
-    {ScanVariant::ring_3_wrapped, "ring_3_wrapped"},
     {ScanVariant::roles_4_32, "roles_4_32"},
-    {ScanVariant::roles_4_16, "roles_4_16"},
     {ScanVariant::roles_8_16, "roles_8_16"},
     {ScanVariant::roles_8_16_packed, "roles_8_16_packed"},
     {ScanVariant::roles_8_40, "roles_8_40"},
+    {ScanVariant::roles_8_40_packed, "roles_8_40_packed"},
 }};
 
 /// The same with a design of the caller's choice: cudaErrorNotSupported where it does not take

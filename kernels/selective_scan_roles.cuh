@@ -6,9 +6,9 @@
 // with a channel's 16 states over `lanes` lanes. Helper warps copy tiles ahead of them, prepare
 // steps, widen B and C, and one tile behind them sum up, skip, gate and write.
 //
-// What it costs is shared memory: a lane that loads 16 bytes takes about 2 wavefronts of a warp,
-// one that loads 8 takes 2 as well (experiments/scan). So all is laid out in pieces of
-// 16 bytes: steps of two tokens, four states of B or C of one token or two states of two.
+// What it costs is shared memory: a load of 16 bytes a lane takes 4 wavefronts, and 2 where lanes
+// i and i ^ 1, or all lanes i and i ^ 2, want the same (experiments/scan). So all is laid out in
+// pieces of 16 bytes: steps of two tokens, four states of B or C of one token or two states of two.
 namespace icd {
 
 // How consumers find B and C. Packed, a piece has both of two tokens as they came, and consumers
@@ -40,10 +40,14 @@ struct Roles {
   static constexpr int kTensorBytes = Copies<__half>::kTensorBytes;
   static constexpr int kStageBytes = Copies<__half>::kStageBytes;
   static constexpr int kWideBytes = kTile * kWideStates * (kIsPacked ? 2 : 4);
-  static constexpr int kStepsBytes = kTokenPairs * kChannels * 16;
+  // What lies between the steps, and the sums, of a pair of tokens and the next: helpers of eight
+  // lanes, some at the end of one and some at the beginning of the other, meet all banks.
+  static constexpr int kStepsPair = kChannels + kPairs % 8 / 4;
+  static constexpr int kStepsBytes = kTokenPairs * kStepsPair * 16;
   // Elements from one lane's sums to the next one's: half a warp's stores meet all banks.
   static constexpr int kSumRow = kChannels + 16 / kLanes;
-  static constexpr int kSumsBytes = kTokenPairs * kLanes * kSumRow * 8;
+  static constexpr int kSumsPair = kLanes * kSumRow + kPairs % 8 * 2;
+  static constexpr int kSumsBytes = kTokenPairs * kSumsPair * 8;
   static constexpr int kSharedBytes =
       kStages * kStageBytes + 2 * (kWideBytes + kStepsBytes + kSumsBytes) + kChannels * 8;
 
@@ -58,8 +62,8 @@ template <typename R>
 struct RolesShared {
   unsigned char* stages;
   float4* wide;   // (2, kTile / kTokensAtOnce, B or C, kLanes); packed: (2, kTokenPairs, kLanes)
-  float4* steps;  // (2, kTokenPairs, kChannels): d and x of one token, d and x of the next
-  float2* sums;   // (2, kTokenPairs, kLanes, kSumRow): of two tokens
+  float4* steps;  // (2, kTokenPairs, kStepsPair): d and x of one token, d and x of the next
+  float2* sums;   // (2, kTokenPairs, kSumsPair): rows of every lane, of two tokens
   float2* bias;   // (kPairs), times log2(e)
   float2* skip;   // (kPairs), times log2(e): see gate_ln2()
 
@@ -139,7 +143,7 @@ __device__ __forceinline__ void scan_steps(RolesLane<R>& lane, const float4* wid
   for (int p = 0; p < R::kUnrolled / 2; ++p) {
     y[p] = make_float2(0.0F, 0.0F);
     if (!kIsWhole && 2 * p >= tokens) break;
-    const float4 step = steps[p * R::kChannels];
+    const float4 step = steps[p * R::kStepsPair];
     float B[8];
     float C[8];
     load_states<R, T>(wide, p, B, C);
@@ -159,14 +163,17 @@ __device__ __forceinline__ void scan_steps(RolesLane<R>& lane, const float4* wid
     }
   }
 #pragma unroll
-  for (int p = 0; p < R::kUnrolled / 2; ++p) sums[p * R::kLanes * R::kSumRow] = y[p];
+  for (int p = 0; p < R::kUnrolled / 2; ++p) sums[p * R::kSumsPair] = y[p];
 }
 
 template <typename R, typename T>
 __device__ __forceinline__ void consume(const SelectiveScan& args, const RolesShared<R>& shared,
                                         std::int64_t b, std::int64_t channel, std::int64_t count) {
-  const int part = threadIdx.x % R::kLanes;
-  const int own = threadIdx.x / R::kLanes;
+  // Neighbouring lanes have neighbouring channels, the next bits count the parts of a channel: so B
+  // and C are the same for lanes i and i ^ 1, and steps are for lanes i and i ^ 2. A load of 16
+  // bytes a lane takes 2 wavefronts then, and 4 where neither holds.
+  const int part = threadIdx.x / 2 % R::kLanes;
+  const int own = threadIdx.x / (2 * R::kLanes) * 2 + threadIdx.x % 2;
   const bool is_channel = channel + own < args.channels;
   const std::int64_t first_state =
       (b * args.channels + channel + own) * kScanStates + part * R::kLaneStates;
@@ -197,8 +204,8 @@ __device__ __forceinline__ void consume(const SelectiveScan& args, const RolesSh
         scan_steps<false, T>(lane, wide, steps, sums, left - t);
       }
       wide += R::kUnrolled * (R::kWideBytes / 16) / R::kTile;
-      steps += R::kUnrolled / 2 * R::kChannels;
-      sums += R::kUnrolled / 2 * R::kLanes * R::kSumRow;
+      steps += R::kUnrolled / 2 * R::kStepsPair;
+      sums += R::kUnrolled / 2 * R::kSumsPair;
     }
   }
   meet<R::kThreads>(0);  // the last tile is summed up behind it
@@ -275,7 +282,7 @@ __device__ __forceinline__ void prepare_tile(const RolesShared<R>& shared, int t
       x[t].y = d[t].y * u.y;
     }
     const int place = step_place(2 * pair);
-    float4* to = steps + tokens * R::kChannels;
+    float4* to = steps + tokens * R::kStepsPair;
     to[place] = make_float4(d[0].x, x[0].x, d[1].x, x[1].x);
     to[place ^ 1] = make_float4(d[0].y, x[0].y, d[1].y, x[1].y);
   }
@@ -297,13 +304,14 @@ __device__ __forceinline__ void finish_tile(const RolesShared<R>& shared, int ti
   const int helper = threadIdx.x - R::kConsumerThreads;
   const unsigned char* stage = shared.stage(tile);
   const float2* sums = shared.sums_of(tile);
+  const unsigned int no_gate = pack<T>(1.0F, 1.0F);  // see form_of(); a branch would cost more
 #pragma unroll
   for (int first_k = 0; first_k < R::kTokenPairs * R::kPairs; first_k += R::kHelperThreads) {
     const int k = first_k + helper;
     if (k >= R::kTokenPairs * R::kPairs) break;
     const int first = k / R::kPairs * 2;
     const int pair = k % R::kPairs;
-    const float2* from = sums + k / R::kPairs * R::kLanes * R::kSumRow + 2 * pair;
+    const float2* from = sums + k / R::kPairs * R::kSumsPair + 2 * pair;
     float4 sum = *reinterpret_cast<const float4*>(from);  // channel, token
 #pragma unroll
     for (int lane = 1; lane < R::kLanes; ++lane) {
@@ -317,13 +325,13 @@ __device__ __forceinline__ void finish_tile(const RolesShared<R>& shared, int ti
     for (int t = 0; t < 2; ++t) {
       const unsigned char* at = stage + (first + t) * R::kRowBytes + pair * 4;
       const float2 u = unpack<T>(*reinterpret_cast<const unsigned int*>(at) & form.skip_bits);
-      const float2 z = unpack<T>(*reinterpret_cast<const unsigned int*>(at + 2 * R::kTensorBytes));
+      const auto z_of = *reinterpret_cast<const unsigned int*>(at + 2 * R::kTensorBytes);
+      const float2 z = unpack<T>(is_gated ? z_of : no_gate);
       const float low = fmaf(skip.x, u.x, t == 0 ? sum.x : sum.y);
       const float high = fmaf(skip.y, u.y, t == 0 ? sum.z : sum.w);
       const bool is_token = first + t < tokens;
-      store_pair(to + t * y_token, low * (is_gated ? gate_ln2(z.x, form) : kLn2),
-                 high * (is_gated ? gate_ln2(z.y, form) : kLn2), is_token && outputs.both,
-                 is_token && outputs.first_only);
+      store_pair(to + t * y_token, low * gate_ln2(z.x, form), high * gate_ln2(z.y, form),
+                 is_token && outputs.both, is_token && outputs.first_only);
     }
   }
 }
