@@ -25,7 +25,9 @@ namespace {
 
 constexpr std::int64_t kStates = 16;
 constexpr std::array<std::int64_t, 4> kMostChunks = {2, 4, 8, 16};
-constexpr double kAgrees = 4e-3;  // relative L2 of one rounding to bf16
+// Relative L2. Sums in another order move one bf16 in a thousand or so to a neighbour, 1e-4 in all;
+// a tenth of the burn-in would leave 2e-3.
+constexpr double kAgrees = 4e-4;
 
 struct Shape {
   std::int64_t channels;
