@@ -42,7 +42,7 @@ cudaError_t launch_plain_of(const SelectiveScan& args, cudaStream_t stream) {
 // ---- ring. As many tokens as shared memory holds for 2 or 3 blocks of a multiprocessor.
 
 using Ring2 = Ring<2, 32, 3>;
-using Ring3 = Ring<3, 16, 3>;
+using Ring3 = Ring<3, 16, 4>;
 
 struct RingWorkspace {
   std::int64_t ready_at = 256;

@@ -5,8 +5,8 @@
 // The design for many channels: every warp does all the work for its channels, from a ring of
 // tiles. Two lanes share two neighbouring channels: each holds 8 states of both, and prepares every
 // other token (softplus) and finishes it (sum, skip, gate) for both lanes. B and C are widened to
-// f32 once for the block. What it costs is instructions: 80 for a token of a lane are the
-// recurrence itself, all others about 35 (experiments/scan).
+// f32 once for the block. What it costs is instructions, 7.5 for a token and state: 115 for a
+// token of a lane, 80 of them the recurrence itself (experiments/scan).
 namespace icd {
 
 constexpr int kRingThreads = 128;
@@ -14,9 +14,6 @@ constexpr int kRingChannels = kRingThreads;
 constexpr int kRingLaneStates = kScanStates / 2;
 // The two tokens that the lanes of a warp read at a time lie in different banks.
 constexpr int kRingRowBytes = kRingChannels * 2 + 64;
-// Pairs of tokens whose steps are ready at a time, for every lane d and x of its two channels.
-constexpr int kRingGroup = 4;
-constexpr int kRingStepsBytes = kRingGroup * kRingThreads * 16;
 
 // Three tiles are held at least: one scanned, the next, whose first steps are prepared, and one
 // under way.
@@ -30,7 +27,7 @@ struct Ring {
   static constexpr int kTensorBytes = Copies<__half>::kTensorBytes;
   static constexpr int kStageBytes = Copies<__half>::kStageBytes;
   static constexpr int kWideFloats = kTile * kWideStates;
-  static constexpr int kSharedBytes = kStages * kStageBytes + 2 * kWideFloats * 4 + kRingStepsBytes;
+  static constexpr int kSharedBytes = kStages * kStageBytes + 2 * kWideFloats * 4;
   static_assert(kStages >= 3 && kTile % 16 == 0, "two groups of tokens at a time");
 };
 
@@ -54,13 +51,13 @@ struct RingShare {
   float* states;  // (slots, 16, threads)
 };
 
-// What a lane knows ahead of its tokens of kPairs pairs of tokens: u of both channels, and 2 to the
-// power of what softplus is taken of.
+// What a lane has ready of its token of kPairs pairs of tokens: steps and their products with u, of
+// both channels, and u again for the skip.
 template <int kPairs>
-struct RingAhead {
+struct RingPrepared {
+  float2 d[kPairs];
+  float2 x[kPairs];
   unsigned int u[kPairs];
-  float2 e[kPairs];
-  bool is_small;  // so that a short series is the softplus of all of them
 };
 
 template <typename T>
@@ -72,68 +69,29 @@ struct RingLane {
   ScanForm form;
   int half;  // which of the two lanes
   PairOutputs outputs;
-  int offset;              // bytes of the pair within a row
-  T* y;                    // of this lane's next token
-  std::int64_t y_pair;     // elements from a pair of tokens to the next
-  float4* own_steps;       // d, x, d, x of this lane's token of the first pair
-  const float4* steps[2];  // the same of both tokens, which the lanes of a pair share
+  int offset;           // bytes of the pair within a row
+  T* y;                 // of this lane's next token
+  std::int64_t y_pair;  // elements from a pair of tokens to the next
 };
 
 // `rows` is the tile's u, at this lane's first token.
-template <typename R, typename T>
-__device__ __forceinline__ float2 softplus_of(const RingLane<T>& lane, const unsigned char* rows,
-                                              int pair) {
-  const float2 dt = unpack<T>(
-      *reinterpret_cast<const unsigned int*>(rows + 2 * pair * kRingRowBytes + R::kTensorBytes));
-  return {fmaf(dt.x, kLog2E, lane.bias.x), fmaf(dt.y, kLog2E, lane.bias.y)};
-}
-
 template <typename R, int kPairs, typename T>
-__device__ __forceinline__ RingAhead<kPairs> look_ahead(const RingLane<T>& lane,
+__device__ __forceinline__ RingPrepared<kPairs> prepare(const RingLane<T>& lane,
                                                         const unsigned char* rows) {
-  RingAhead<kPairs> ahead;
-  ahead.is_small = true;
+  RingPrepared<kPairs> ready;
 #pragma unroll
   for (int k = 0; k < kPairs; ++k) {
-    ahead.u[k] = *reinterpret_cast<const unsigned int*>(rows + 2 * k * kRingRowBytes);
-    const float2 of = softplus_of<R>(lane, rows, k);
-    ahead.e[k] = make_float2(fast_exp2(of.x), fast_exp2(of.y));
-    ahead.is_small = ahead.is_small && ahead.e[k].x < lane.form.series_below &&
-                     ahead.e[k].y < lane.form.series_below;
+    const unsigned char* at = rows + 2 * k * kRingRowBytes;
+    const auto u = *reinterpret_cast<const unsigned int*>(at);
+    const float2 dt = unpack<T>(*reinterpret_cast<const unsigned int*>(at + R::kTensorBytes));
+    const float2 u_wide = unpack<T>(u);
+    ready.d[k].x = step_log2(fmaf(dt.x, kLog2E, lane.bias.x), lane.form);
+    ready.d[k].y = step_log2(fmaf(dt.y, kLog2E, lane.bias.y), lane.form);
+    ready.x[k].x = ready.d[k].x * u_wide.x;
+    ready.x[k].y = ready.d[k].y * u_wide.y;
+    ready.u[k] = u & lane.form.skip_bits;
   }
-  return ahead;
-}
-
-// log2(1 + e) for e below 1/8, to 4e-7 of it.
-__device__ __forceinline__ float log2_series(float e) {
-  return e * fmaf(e, fmaf(e, fmaf(e, -0.297702744F, 0.476187941F), -0.721231785F), 1.442694590F);
-}
-
-// Steps of the warp's tokens, ready for all its lanes. Where a warp has small steps only, which is
-// the rule in trained models, that takes no logarithm.
-template <typename R, int kPairs, typename T>
-__device__ __forceinline__ void prepare(const RingLane<T>& lane, const RingAhead<kPairs>& ahead,
-                                        const unsigned char* rows) {
-  float2 d[kPairs];
-  if (__all_sync(~0U, ahead.is_small)) {
-#pragma unroll
-    for (int k = 0; k < kPairs; ++k) {
-      d[k] = make_float2(log2_series(ahead.e[k].x), log2_series(ahead.e[k].y));
-    }
-  } else {
-#pragma unroll
-    for (int k = 0; k < kPairs; ++k) {
-      const float2 of = softplus_of<R>(lane, rows, k);
-      d[k] = make_float2(step_log2(of.x, lane.form), step_log2(of.y, lane.form));
-    }
-  }
-  __syncwarp();  // the steps before these have been read
-#pragma unroll
-  for (int k = 0; k < kPairs; ++k) {
-    const float2 u = unpack<T>(ahead.u[k]);
-    lane.own_steps[k * kRingThreads] = make_float4(d[k].x, d[k].x * u.x, d[k].y, d[k].y * u.y);
-  }
-  __syncwarp();
+  return ready;
 }
 
 // Each lane keeps its own token's part of the sums and gives away the other's. One predicate for
@@ -150,10 +108,11 @@ __device__ __forceinline__ float2 sum_of_lanes(const float (&sum)[2][2], int hal
 
 // The recurrence over kPairs pairs of tokens, of which `tokens` exist if not kIsWhole; if kIsWhole,
 // channels exist in pairs.
-// Their steps are ready; `rows` as there; `wide` is the first token's B at this lane's states.
+// `rows` as in prepare(); `wide` is the first token's B at this lane's states.
 template <typename R, bool kIsWhole, int kPairs, typename T>
-__device__ __forceinline__ void scan_pairs(RingLane<T>& lane, const unsigned char* rows,
-                                           const float* wide, int tokens) {
+__device__ __forceinline__ void scan_pairs(RingLane<T>& lane, const RingPrepared<kPairs>& ready,
+                                           const unsigned char* rows, const float* wide,
+                                           int tokens) {
 #pragma unroll
   for (int k = 0; k < kPairs; ++k) {
     float sum[2][2] = {};  // token, channel
@@ -170,9 +129,10 @@ __device__ __forceinline__ void scan_pairs(RingLane<T>& lane, const unsigned cha
         B[n] = b.x, B[n + 1] = b.y, B[n + 2] = b.z, B[n + 3] = b.w;
         C[n] = c.x, C[n + 1] = c.y, C[n + 2] = c.z, C[n + 3] = c.w;
       }
-      const float4 step = lane.steps[t][k * kRingThreads];
-      const float d[2] = {step.x, step.z};
-      const float x[2] = {step.y, step.w};
+      const float d[2] = {__shfl_sync(~0U, ready.d[k].x, t, 2),
+                          __shfl_sync(~0U, ready.d[k].y, t, 2)};
+      const float x[2] = {__shfl_sync(~0U, ready.x[k].x, t, 2),
+                          __shfl_sync(~0U, ready.x[k].y, t, 2)};
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -183,9 +143,9 @@ __device__ __forceinline__ void scan_pairs(RingLane<T>& lane, const unsigned cha
       }
     }
     const float2 y = sum_of_lanes(sum, lane.half);
-    const unsigned char* at = rows + 2 * k * kRingRowBytes;
-    const float2 u = unpack<T>(*reinterpret_cast<const unsigned int*>(at) & lane.form.skip_bits);
-    const float2 z = unpack<T>(*reinterpret_cast<const unsigned int*>(at + 2 * R::kTensorBytes));
+    const float2 u = unpack<T>(ready.u[k]);
+    const float2 z = unpack<T>(
+        *reinterpret_cast<const unsigned int*>(rows + 2 * k * kRingRowBytes + 2 * R::kTensorBytes));
     const bool is_token = kIsWhole || 2 * k + lane.half < tokens;
     store_pair(lane.y, fmaf(lane.skip.x, u.x, y.x) * gate_ln2(z.x, lane.form),
                fmaf(lane.skip.y, u.y, y.y) * gate_ln2(z.y, lane.form),
@@ -212,7 +172,8 @@ __device__ __forceinline__ void scan_tokens(const SelectiveScan& args, RingLane<
                                             unsigned char* shared, std::int64_t row,
                                             std::int64_t token, std::int64_t count,
                                             std::int64_t channel) {
-  constexpr int kGroupTokens = 2 * kRingGroup;
+  constexpr int kGroup = 4;  // pairs
+  constexpr int kGroupTokens = 2 * kGroup;
   auto* const wide = reinterpret_cast<float*>(shared + R::kStages * R::kStageBytes);
   const auto stage_of = [&](int tile) { return shared + tile % R::kStages * R::kStageBytes; };
   const auto wide_of = [&](int tile) { return wide + tile % 2 * R::kWideFloats; };
@@ -230,8 +191,8 @@ __device__ __forceinline__ void scan_tokens(const SelectiveScan& args, RingLane<
   __syncthreads();
   widen_states<R, T>(shared, wide);
   const int at = lane.half * kRingRowBytes + lane.offset;
-  // Loads and powers of the next group run inside the recurrence of this one.
-  RingAhead<kRingGroup> ahead = look_ahead<R, kRingGroup>(lane, shared + at);
+  // The softplus of the next group runs inside the recurrence of this one.
+  RingPrepared<kGroup> next = prepare<R, kGroup>(lane, shared + at);
 #pragma unroll 1
   for (int i = 0; i < tiles; ++i) {
     wait_for_copies<R::kStages - 3>();
@@ -243,25 +204,29 @@ __device__ __forceinline__ void scan_tokens(const SelectiveScan& args, RingLane<
     const float* states = wide_of(i) + lane.half * kRingLaneStates;
     if (left >= R::kTile && is_paired) {
 #pragma unroll 1
-      for (int t = 0; t < R::kTile; t += kGroupTokens) {
-        prepare<R>(lane, ahead, rows);
-        const unsigned char* next = t + kGroupTokens < R::kTile
-                                        ? rows + kGroupTokens * kRingRowBytes
-                                        : stage_of(i + 1) + at;
-        ahead = look_ahead<R, kRingGroup>(lane, next);
-        scan_pairs<R, true, kRingGroup>(lane, rows, states, 0);
-        rows = next;
-        states += kGroupTokens * kWideStates;
+      for (int t = 0; t < R::kTile; t += 2 * kGroupTokens) {
+        const unsigned char* second = rows + kGroupTokens * kRingRowBytes;
+        const unsigned char* third = t + 2 * kGroupTokens < R::kTile
+                                         ? second + kGroupTokens * kRingRowBytes
+                                         : stage_of(i + 1) + at;
+        RingPrepared<kGroup> now = next;
+        next = prepare<R, kGroup>(lane, second);
+        scan_pairs<R, true>(lane, now, rows, states, 0);
+        now = next;
+        next = prepare<R, kGroup>(lane, third);
+        scan_pairs<R, true>(lane, now, second, states + kGroupTokens * kWideStates, 0);
+        rows += 2 * kGroupTokens * kRingRowBytes;
+        states += 2 * kGroupTokens * kWideStates;
       }
     } else {
       const int tokens = left < R::kTile ? static_cast<int>(left) : R::kTile;
 #pragma unroll 1
       for (int t = 0; t < tokens; t += 2) {
         const unsigned char* pair = rows + t * kRingRowBytes;
-        prepare<R>(lane, look_ahead<R, 1>(lane, pair), pair);
-        scan_pairs<R, false, 1>(lane, pair, states + t * kWideStates, tokens - t);
+        scan_pairs<R, false>(lane, prepare<R, 1>(lane, pair), pair, states + t * kWideStates,
+                             tokens - t);
       }
-      if (i + 1 < tiles) ahead = look_ahead<R, kRingGroup>(lane, stage_of(i + 1) + at);
+      if (i + 1 < tiles) next = prepare<R, kGroup>(lane, stage_of(i + 1) + at);
     }
   }
   __syncthreads();  // the next call copies to where slower warps still read
@@ -307,14 +272,6 @@ __global__ void __launch_bounds__(kRingThreads, R::kBlocks)
   lane.half = threadIdx.x % 2;
   lane.offset = threadIdx.x / 2 * 4;
   lane.form = form_of(args);
-  // Steps of a warp: of the first tokens of its 16 pairs of lanes, then of the second ones in an
-  // order in which eight lanes that store both meet all banks.
-  auto* const steps =
-      reinterpret_cast<float4*>(ring + R::kSharedBytes - kRingStepsBytes) + threadIdx.x / 32 * 32;
-  const int pair = threadIdx.x % 32 / 2;
-  lane.steps[0] = steps + pair;
-  lane.steps[1] = steps + 16 + (pair ^ 4);
-  lane.own_steps = steps + (lane.half == 0 ? pair : 16 + (pair ^ 4));
   if (args.z.data == nullptr) {  // a z of 1 and form_of()'s scale are no gate
     for (int i = threadIdx.x; i < R::kStages * R::kTensorBytes / 2; i += kRingThreads) {
       unsigned char* z = ring + i / (R::kTensorBytes / 2) * R::kStageBytes + 2 * R::kTensorBytes;

@@ -97,14 +97,12 @@ __device__ __forceinline__ void store_pair(T* to, float low, float high, bool bo
 // What a call asks for, as numbers that the loops use without a branch.
 struct ScanForm {
   float linear_from;       // steps above are their own softplus; NaN: all of them
-  float series_below;      // of 2 to the power of a step: where a short series is its softplus
   float gate_scale;        // silu(z) is z / (1 + 2^(gate_scale z)): -inf and a z of 1 are no gate
   unsigned int skip_bits;  // of u in D u, which is 0 without D even where u is infinite
 };
 
 __device__ __forceinline__ ScanForm form_of(const SelectiveScan& args) {
   return {args.softplus != 0 ? 28.0F : __uint_as_float(0x7fc00000U),
-          args.softplus != 0 ? 0.125F : 0.0F,
           args.z.data != nullptr ? -kLog2E : __uint_as_float(0xff800000U),
           args.D != nullptr ? ~0U : 0U};
 }
