@@ -33,6 +33,7 @@ struct Options {
   std::vector<std::int64_t> lengths = {2048};
   BenchRequest request;
   std::string counters = "auto";
+  std::string commit;
   std::string markdown;
   bool json = false;
   bool ranges = false;
@@ -171,6 +172,7 @@ int run(const Options& options, Context& context) {
   request.shapes = shapes_of(options, model.get());
 
   BenchRecord record{.command = context.command_line,
+                     .commit = options.commit,
                      .rounds = request.rounds,
                      .seed = request.seed,
                      .inputs = {}};
@@ -199,7 +201,7 @@ int run(const Options& options, Context& context) {
   });
   if (!options.markdown.empty()) write_atomically(options.markdown, markdown_of(result, record));
   if (options.json) {
-    context.terminal.print_json(to_json(result, record));
+    context.terminal.print("{}", json_of(result, record));
   } else {
     for (const BenchCell& cell : result.cells) {
       context.terminal.print("{}", cell_name(cell));
@@ -214,8 +216,9 @@ int run(const Options& options, Context& context) {
             one.order, one.median_us(), one.ratio.median, one.ratio.low, one.ratio.high,
             one.predicted, counted ? fmt::format("{:.2f}", *counted) : "-", to_string(one.verdict));
       }
-      context.terminal.print("  A/A bar {:.2f} %: {} control {}", 100 * cell.bar,
-                             to_string(cell.kernel.control), cell.holds() ? "holds" : "FAILS");
+      context.terminal.print("  A/A {:.2f} %, bar {:.2f} %: {} control, {}", 100 * cell.noise,
+                             100 * cell.bar, to_string(cell.kernel.control),
+                             to_string(cell.outcome()));
     }
     for (const std::string& line : summary_of(result)) context.terminal.print("{}", line);
   }
@@ -271,6 +274,8 @@ void add_bench_kernels(CLI::App& bench, Action& action) {
   command.add_option("--ncu", options->request.ncu, "Nsight Compute's program")
       ->type_name("PROG")
       ->capture_default_str();
+  command.add_option("--commit", options->commit, "of this program's sources, for the record")
+      ->type_name("TEXT");
   command.add_option("--markdown", options->markdown, "a report to write")->type_name("FILE");
   command.add_flag("--json", options->json, "one JSON object on standard output");
   command.add_flag("--ranges", options->ranges)->group("");  // of a child under ncu

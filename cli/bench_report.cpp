@@ -12,34 +12,80 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+double rounded(double value, int digits) {
+  return std::stod(fmt::format("{:.{}f}", value, digits));
+}
+
 // Events have a resolution of half a microsecond over a sample of hundreds: a nanosecond is enough.
 Json rounded(const std::vector<double>& values, int digits) {
   Json json = Json::array();
-  for (const double value : values) {
-    json.push_back(std::stod(fmt::format("{:.{}f}", value, digits)));
-  }
+  for (const double value : values) json.push_back(rounded(value, digits));
   return json;
 }
 
-template <typename T>
-Json or_null(const std::optional<T>& value) {
-  return value ? Json(*value) : Json(nullptr);
+// Whole numbers without a point, as counts and clocks are.
+Json number(double value) {
+  return value == std::round(value) && std::fabs(value) < 1e15
+             ? Json(static_cast<std::int64_t>(value))
+             : Json(value);
+}
+
+Json whole(const std::vector<double>& values) {
+  Json json = Json::array();
+  for (const double value : values) json.push_back(number(std::round(value)));
+  return json;
+}
+
+Json number(const std::optional<double>& value) { return value ? number(*value) : Json(nullptr); }
+
+Json or_null(const std::string& text) { return text.empty() ? Json(nullptr) : Json(text); }
+
+// How far a ratio is known: no interval is narrower than a hundred thousandth.
+Json share(const std::optional<double>& value) {
+  return value ? Json(rounded(*value, 5)) : Json(nullptr);
 }
 
 Json to_json(const std::optional<CounterValues>& counters) {
   if (!counters) return nullptr;
-  Json json = Json::object();
-  for (const CounterValue& one : counters->values) {
-    json[one.name] = {{"value", or_null(one.value)}, {"unit", one.unit}, {"metric", one.metric}};
-  }
   const CounterValues& all = *counters;
-  json["l1_hit_rate"] = {{"value", or_null(ratio(all["l1_load_hit"], all["l1_load"]))}};
+  Json json = Json::object();
+  for (const CounterValue& one : all.values) json[one.name] = number(one.value);
   std::optional<double> looked_up;
   if (all["l2_hit"] && all["l2_miss"]) looked_up = *all["l2_hit"] + *all["l2_miss"];
-  json["l2_hit_rate"] = {{"value", or_null(ratio(all["l2_hit"], looked_up))}};
-  json["sectors_per_request"] = {
-      {"value", or_null(ratio(all["l1_load"], all["l1_load_requests"]))}};
+  json["l1_hit_rate"] = share(ratio(all["l1_load_hit"], all["l1_load"]));
+  json["l2_hit_rate"] = share(ratio(all["l2_hit"], looked_up));
+  json["sectors_per_request"] = share(ratio(all["l1_load"], all["l1_load_requests"]));
   if (!all.reason.empty()) json["reason"] = all.reason;
+  return json;
+}
+
+// What the names of counters mean: the same for all orders, so said once.
+Json metrics_of(const BenchResult& result) {
+  Json json = Json::object();
+  for (const BenchCell& cell : result.cells) {
+    for (const BenchSeries& series : cell.series) {
+      if (!series.counters) continue;
+      for (const CounterValue& one : series.counters->values) {
+        json[one.name] = {{"unit", one.unit}, {"metric", one.metric}};
+      }
+      return json;
+    }
+  }
+  return json;
+}
+
+// By column: the names of five quantities would be most of it.
+Json to_json(const std::vector<DeviceReading>& readings) {
+  Json json = Json::object();
+  const auto add = [&](const char* name, std::optional<double> DeviceReading::*quantity) {
+    Json& column = json[name] = Json::array();
+    for (const DeviceReading& reading : readings) column.push_back(number(reading.*quantity));
+  };
+  add("sm_mhz", &DeviceReading::sm_mhz);
+  add("memory_mhz", &DeviceReading::memory_mhz);
+  add("temperature_c", &DeviceReading::temperature_c);
+  add("power_w", &DeviceReading::power_w);
+  add("throttle_reasons", &DeviceReading::throttle_reasons);
   return json;
 }
 
@@ -61,36 +107,29 @@ Json to_json(const BenchCell& cell) {
   json["launches"] = cell.launches;
   json["sets"] = cell.sets;
   json["set_bytes"] = cell.set_bytes;
-  json["bar"] = cell.bar;
-  json["holds"] = cell.holds();
-  json["predicted_by"] =
-      cell.counter_of_model.empty() ? Json(nullptr) : Json(cell.counter_of_model);
+  json["noise"] = share(cell.noise);
+  json["bar"] = share(cell.bar);
+  json["outcome"] = to_string(cell.outcome());
+  json["predicted_by"] = or_null(cell.counter_of_model);
   json["orders"] = Json::array();
   for (const BenchSeries& series : cell.series) {
     json["orders"].push_back(
         {{"order", series.order},
          {"verdict", to_string(series.verdict)},
-         {"ratio", series.ratio.median},
-         {"low", series.ratio.low},
-         {"high", series.ratio.high},
-         {"p_equivalent", series.ratio.p_equivalent},
-         {"predicted", series.predicted},
-         {"counted", or_null(cell.counted(series))},
-         {"median_us", std::stod(fmt::format("{:.3f}", series.median_us()))},
-         {"median_cycles", std::round(series.median_cycles())},
+         {"ratio", share(series.ratio.median)},
+         {"low", share(series.ratio.low)},
+         {"high", share(series.ratio.high)},
+         {"p_equivalent", share(series.ratio.p_equivalent)},
+         {"predicted", share(series.predicted)},
+         {"counted", share(cell.counted(series))},
+         {"median_us", rounded(series.median_us(), 3)},
+         {"median_cycles", number(std::round(series.median_cycles()))},
          {"difference", std::isfinite(series.difference) ? Json(series.difference) : Json(nullptr)},
          {"samples_us", rounded(series.latency_us, 3)},
-         {"sm_mhz", rounded(series.sm_mhz, 0)},
+         {"sm_mhz", whole(series.sm_mhz)},
          {"counters", to_json(series.counters)}});
   }
-  json["readings"] = Json::array();
-  for (const DeviceReading& reading : cell.readings) {
-    json["readings"].push_back({{"sm_mhz", or_null(reading.sm_mhz)},
-                                {"memory_mhz", or_null(reading.memory_mhz)},
-                                {"temperature_c", or_null(reading.temperature_c)},
-                                {"power_w", or_null(reading.power_w)},
-                                {"throttle_reasons", or_null(reading.throttle_reasons)}});
-  }
+  json["readings"] = to_json(cell.readings);
   return json;
 }
 
@@ -115,18 +154,20 @@ std::string shape_text(const BenchCell& cell) {
   return text;
 }
 
-bool has(const BenchCell& cell, Verdict verdict) {
-  return std::any_of(cell.series.begin(), cell.series.end(),
-                     [&](const BenchSeries& one) { return one.verdict == verdict; });
+const BenchSeries* series_of(const BenchCell& cell, std::string_view order) {
+  const auto found = std::find_if(cell.series.begin(), cell.series.end(),
+                                  [&](const BenchSeries& one) { return one.order == order; });
+  return found == cell.series.end() ? nullptr : &*found;
 }
 
 struct Tally {
   int cells = 0;
   int holding = 0;
-  int undecided = 0;  ///< of those that hold: an order's interval is wider than the bar
+  int undecided = 0;
+  int failing = 0;
   int skipped = 0;
-  double least_bar = INFINITY;
-  double most_bar = 0;
+  double least_noise = INFINITY;
+  double most_noise = 0;
 };
 
 Tally tally_of(const BenchResult& result, BenchControl control) {
@@ -137,18 +178,32 @@ Tally tally_of(const BenchResult& result, BenchControl control) {
       ++tally.skipped;
       continue;
     }
+    const BenchOutcome outcome = cell.outcome();
     ++tally.cells;
-    tally.holding += cell.holds();
-    tally.undecided += cell.holds() && has(cell, Verdict::inconclusive);
-    tally.least_bar = std::min(tally.least_bar, cell.bar);
-    tally.most_bar = std::max(tally.most_bar, cell.bar);
+    tally.holding += outcome == BenchOutcome::holds;
+    tally.undecided += outcome == BenchOutcome::undecided;
+    tally.failing += outcome == BenchOutcome::fails;
+    tally.least_noise = std::min(tally.least_noise, cell.noise);
+    tally.most_noise = std::max(tally.most_noise, cell.noise);
   }
   return tally;
 }
 
+std::string verdict_text(const BenchCell& cell) {
+  switch (cell.outcome()) {
+    case BenchOutcome::holds:
+      return "no effect";
+    case BenchOutcome::undecided:
+      return "undecided";
+    case BenchOutcome::fails:
+      break;
+  }
+  return "**MOVED**";
+}
+
 std::string null_table(const BenchResult& result) {
   std::string text =
-      "| kernel | layout | shape | L2 | identity, us | kilocycles | A/A bar | farthest order | "
+      "| kernel | layout | shape | L2 | identity, us | kilocycles | A/A | farthest order | "
       "ratio | outputs differ by | verdict |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (const BenchCell& cell : result.cells) {
     if (cell.kernel.control != BenchControl::null || !cell.skipped.empty()) continue;
@@ -158,12 +213,40 @@ std::string null_table(const BenchResult& result) {
     text += fmt::format("| {} | {} | {} | {} | {:.2f} | {:.1f} | {} | {} | {} | {:.1e} | {} |\n",
                         cell.kernel.name, cell.kernel.layout, shape_text(cell), cell.cache,
                         cell.series[0].median_us(), cell.series[0].median_cycles() / 1000,
-                        percent(cell.bar), worst.order, ratio_text(worst.ratio), difference,
-                        !cell.holds()                      ? "**MOVED**"
-                        : has(cell, Verdict::inconclusive) ? "undecided"
-                                                           : "no effect");
+                        percent(cell.noise), worst.order, ratio_text(worst.ratio), difference,
+                        verdict_text(cell));
   }
   return text;
+}
+
+bool is_random(const BenchSeries& one) { return one.order.starts_with("random "); }
+
+// "0.98 (0.94 to 1.02)", or the one value where there is no more.
+std::string median_and_range(const std::vector<double>& values) {
+  if (values.empty()) return "-";
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  if (values.size() == 1) return fmt::format("{:.3f}", values[0]);
+  return fmt::format("{:.3f} ({:.3f} to {:.3f})", median(values), *least, *most);
+}
+
+// The orders of one name in one line: their medians and how far they reach.
+std::string row_of_randoms(const BenchCell& cell) {
+  std::vector<double> us;
+  std::vector<double> predicted;
+  std::vector<double> counted;
+  std::vector<double> time;
+  int moved = 0;
+  for (const BenchSeries& one : cell.series) {
+    if (!is_random(one)) continue;
+    us.push_back(one.median_us());
+    predicted.push_back(one.predicted);
+    if (const auto found = cell.counted(one)) counted.push_back(*found);
+    time.push_back(one.ratio.median);
+    moved += one.verdict == Verdict::faster || one.verdict == Verdict::slower;
+  }
+  return fmt::format("random | {:.2f} | {} | {} | {} | {} of {} moved", median(us),
+                     median_and_range(predicted), median_and_range(counted), median_and_range(time),
+                     moved, us.size());
 }
 
 std::string positive_table(const BenchResult& result) {
@@ -172,15 +255,68 @@ std::string positive_table(const BenchResult& result) {
       "control |\n|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (const BenchCell& cell : result.cells) {
     if (cell.kernel.control != BenchControl::positive || !cell.skipped.empty()) continue;
-    for (const BenchSeries& one : cell.series) {
-      const std::optional<double> counted = cell.counted(one);
-      text += fmt::format("| {} | {} | {} | {} | {} | {:.2f} | {:.3f} | {} | {} | {} | {} |\n",
-                          cell.kernel.name, cell.kernel.layout, shape_text(cell), cell.cache,
-                          one.order, one.median_us(), one.predicted,
-                          counted ? fmt::format("{:.3f}", *counted) : "-", ratio_text(one.ratio),
-                          to_string(one.verdict), cell.holds() ? "holds" : "**FAILS**");
+    const auto add = [&](const std::string& row) {
+      text += fmt::format(
+          "| {} | {} | {} | {} | {} | {} |\n", cell.kernel.name, cell.kernel.layout,
+          shape_text(cell), cell.cache, row,
+          cell.outcome() == BenchOutcome::fails ? "**FAILS**" : to_string(cell.outcome()));
+    };
+    for (const char* order : {"identity", "random", "solved", "adversarial", "timescale"}) {
+      if (std::string_view(order) == "random") {
+        add(row_of_randoms(cell));
+        continue;
+      }
+      const BenchSeries* one = series_of(cell, order);
+      if (one == nullptr) continue;
+      const std::optional<double> counted = cell.counted(*one);
+      add(fmt::format("{} | {:.2f} | {:.3f} | {} | {} | {}", order, one->median_us(),
+                      one->predicted, counted ? fmt::format("{:.3f}", *counted) : "-",
+                      ratio_text(one->ratio), to_string(one->verdict)));
     }
   }
+  return text;
+}
+
+// What the solved order does: kernels that it moved beyond the bar, and the rest in one phrase.
+std::string solved_line(const BenchResult& result) {
+  struct Moved {
+    std::string name;
+    std::vector<double> ratios;  // of the cells that moved
+    int cells = 0;
+  };
+  std::vector<Moved> kernels;
+  int none = 0;
+  int undecided = 0;
+  for (const BenchCell& cell : result.cells) {
+    const BenchSeries* solved = series_of(cell, "solved");
+    if (solved == nullptr) continue;
+    const std::string name = fmt::format("{} {}", cell.kernel.name, cell.kernel.layout);
+    auto found = std::find_if(kernels.begin(), kernels.end(),
+                              [&](const Moved& one) { return one.name == name; });
+    if (found == kernels.end()) found = kernels.insert(found, {name, {}, 0});
+    ++found->cells;
+    if (solved->verdict == Verdict::no_effect) {
+      ++none;
+    } else if (solved->verdict == Verdict::inconclusive) {
+      ++undecided;
+    } else {
+      found->ratios.push_back(solved->ratio.median);
+    }
+  }
+  if (kernels.empty()) return {};
+  std::string text = "the solved order, in times the identity's: ";
+  for (const Moved& one : kernels) {
+    if (one.ratios.empty()) continue;
+    const auto [least, most] = std::minmax_element(one.ratios.begin(), one.ratios.end());
+    text += one.ratios.size() == 1 ? fmt::format("{} {:.3f}", one.name, *least)
+                                   : fmt::format("{} {:.3f} to {:.3f}", one.name, *least, *most);
+    if (std::ssize(one.ratios) < one.cells) {
+      text += fmt::format(" in {} of {}", one.ratios.size(), one.cells);
+    }
+    text += "; ";
+  }
+  text += fmt::format("no effect in {} cells", none);
+  if (undecided > 0) text += fmt::format(", undecided in {}", undecided);
   return text;
 }
 
@@ -189,8 +325,7 @@ std::string positive_table(const BenchResult& result) {
 bool controls_hold(const BenchResult& result) {
   const Tally null = tally_of(result, BenchControl::null);
   const Tally positive = tally_of(result, BenchControl::positive);
-  return null.cells + positive.cells > 0 && null.holding == null.cells &&
-         positive.holding == positive.cells;
+  return null.holding + positive.holding > 0 && null.failing + positive.failing == 0;
 }
 
 std::vector<std::string> summary_of(const BenchResult& result) {
@@ -199,52 +334,27 @@ std::vector<std::string> summary_of(const BenchResult& result) {
   std::vector<std::string> lines;
   if (null.cells > 0) {
     lines.push_back(fmt::format(
-        "null controls: no effect of any order in {} of {}, {} undecided, {} moved (A/A "
-        "bar {} to {})",
-        null.holding - null.undecided, null.cells, null.undecided, null.cells - null.holding,
-        percent(null.least_bar), percent(null.most_bar)));
+        "null controls: no effect of any order in {} of {}, {} undecided, {} moved (A/A {} to {}; "
+        "the bar is that, and at least {})",
+        null.holding, null.cells, null.undecided, null.failing, percent(null.least_noise),
+        percent(null.most_noise), percent(kNoEffect)));
   }
   if (positive.cells > 0) {
-    lines.push_back(fmt::format("positive controls: {} of {} moved as the model says",
-                                positive.holding, positive.cells));
+    lines.push_back(
+        fmt::format("positive controls: {} of {} as the model says, {} undecided, {} not",
+                    positive.holding, positive.cells, positive.undecided, positive.failing));
   }
   if (null.skipped + positive.skipped > 0) {
     lines.push_back(fmt::format("skipped: {}", null.skipped + positive.skipped));
   }
-  int none = 0;
-  int cells = 0;
-  std::vector<std::pair<std::string, PairedRatio>> moved;  // by kernel: from low to high
-  for (const BenchCell& cell : result.cells) {
-    for (const BenchSeries& one : cell.series) {
-      if (one.order != "solved") continue;
-      ++cells;
-      none += one.verdict == Verdict::no_effect;
-      if (one.verdict != Verdict::faster && one.verdict != Verdict::slower) continue;
-      const std::string name = fmt::format("{} {}", cell.kernel.name, cell.kernel.layout);
-      auto found = std::find_if(moved.begin(), moved.end(),
-                                [&](const auto& other) { return other.first == name; });
-      if (found == moved.end()) {
-        found = moved.insert(found, {name, {.low = INFINITY, .high = 0}});
-      }
-      found->second.low = std::min(found->second.low, one.ratio.median);
-      found->second.high = std::max(found->second.high, one.ratio.median);
-    }
-  }
-  if (cells > 0) {
-    std::string text = fmt::format("the solved order: no effect in {} of {} cells", none, cells);
-    for (const auto& [name, range] : moved) {
-      text += fmt::format("; {} takes {:.2f} to {:.2f} of the identity's time", name, range.low,
-                          range.high);
-    }
-    lines.push_back(text);
-  }
+  if (std::string line = solved_line(result); !line.empty()) lines.push_back(std::move(line));
   if (result.counter_source.empty()) {
     lines.push_back(result.counter_reason.empty() ? "counters: none" : result.counter_reason);
   }
   return lines;
 }
 
-Json to_json(const BenchResult& result, const BenchRecord& record) {
+std::string json_of(const BenchResult& result, const BenchRecord& record) {
   Json inputs = Json::array();
   for (const BenchRecord::Inputs& one : record.inputs) {
     inputs.push_back({{"model", one.model}, {"source", one.source}, {"sha256", one.digest}});
@@ -253,42 +363,60 @@ Json to_json(const BenchResult& result, const BenchRecord& record) {
   Json json = {
       {"schema", "icd.bench.kernels/1"},
       {"icd", version()},
+      {"commit", or_null(record.commit)},
       {"command", record.command},
       {"seed", record.seed},
       {"rounds", record.rounds},
+      {"margin", kNoEffect},
       {"device",
        {{"name", device.name},
         {"compute_capability", device.compute_capability},
-        {"driver", device.driver},
+        {"driver", or_null(device.driver)},
         {"multiprocessors", device.multiprocessors},
         {"memory_bytes", device.memory_bytes},
         {"l2_bytes", device.l2_bytes},
         {"clocks", device.monitor_reason.empty() ? Json("nvml") : Json(device.monitor_reason)},
         {"cycles", "estimated: latency times clock64 over globaltimer right behind the sample"}}},
+      {"libraries", Json::object()},
       {"inputs", inputs},
       {"counters",
        {{"status", result.counter_source.empty() ? "unavailable" : "read"},
-        {"source", result.counter_source.empty() ? Json(nullptr) : Json(result.counter_source)},
-        {"library", result.counter_library.empty() ? Json(nullptr) : Json(result.counter_library)},
-        {"reason", result.counter_reason.empty() ? Json(nullptr) : Json(result.counter_reason)}}},
+        {"source", or_null(result.counter_source)},
+        {"library", or_null(result.counter_library)},
+        {"reason", or_null(result.counter_reason)},
+        {"metrics", metrics_of(result)}}},
       {"controls_hold", controls_hold(result)},
-      {"summary", summary_of(result)},
-      {"cells", Json::array()}};
-  for (const BenchCell& cell : result.cells) json["cells"].push_back(to_json(cell));
-  return json;
+      {"summary", summary_of(result)}};
+  for (const BenchLibrary& library : result.libraries) {
+    json["libraries"][library.name] = library.version;
+  }
+  // cells last, and by hand: dump() has either everything in one line or a line for every sample
+  std::string text = json.dump(2, ' ', false, Json::error_handler_t::replace);
+  text.erase(text.find_last_not_of("}\n") + 1);
+  text += ",\n  \"cells\": [";
+  for (const BenchCell& cell : result.cells) {
+    text += &cell == &result.cells.front() ? "\n    " : ",\n    ";
+    text += to_json(cell).dump(-1, ' ', false, Json::error_handler_t::replace);
+  }
+  return text + "\n  ]\n}";
 }
 
 std::string markdown_of(const BenchResult& result, const BenchRecord& record) {
   const BenchDevice& device = result.device;
+  std::string libraries;
+  for (const BenchLibrary& one : result.libraries) libraries += ", " + one.name + " " + one.version;
   std::string text = fmt::format(
       "# Kernels and orders\n\n{}, compute capability {}, driver {}, {} multiprocessors, L2 {} "
-      "MiB; "
-      "icd {}\n\n    {}\n\n{} rounds, interleaved; ratios are medians of the rounds' ratios to the "
-      "identity with a 95 % bootstrap interval.\nA verdict other than \"no effect\" needs the "
-      "interval to be farther from 1 than the A/A bar, which is how far the interval of the "
-      "identity against itself reaches.\n\n",
+      "MiB; icd {}{}{}\n\n    {}\n\n{} rounds, interleaved; ratios are medians of the rounds' "
+      "ratios to the identity with a 95 % bootstrap interval. A/A is how far the interval of the "
+      "identity against itself reaches.\nFaster and slower need the whole interval to be farther "
+      "from 1 than the bar: A/A, but at least {}, the margin that was set before the first run. No "
+      "effect is equivalence within that margin (two one-sided tests, p < 0.05); else an order is "
+      "inconclusive. All orders and samples are in the JSON record.\n\n",
       device.name, device.compute_capability, device.driver.empty() ? "unknown" : device.driver,
-      device.multiprocessors, device.l2_bytes >> 20, version(), record.command, record.rounds);
+      device.multiprocessors, device.l2_bytes >> 20, version(),
+      record.commit.empty() ? "" : ", commit " + record.commit, libraries, record.command,
+      record.rounds, percent(kNoEffect));
   for (const std::string& line : summary_of(result)) text += "- " + line + "\n";
   text += "\n## Null controls: nothing was predicted to move\n\n" + null_table(result);
   text +=

@@ -12,6 +12,7 @@ namespace icd::cli {
 /// What a benchmark of kernels ran on, beside the device.
 struct BenchRecord {
   std::string command;
+  std::string commit;  ///< of the sources, if the caller says it
   int rounds = 0;
   std::uint64_t seed = 0;
 
@@ -23,16 +24,18 @@ struct BenchRecord {
   std::vector<Inputs> inputs;
 };
 
-/// icd.bench.kernels/1: everything, all samples.
-nlohmann::ordered_json to_json(const BenchResult& result, const BenchRecord& record);
+/// icd.bench.kernels/1: everything, all samples, as text: a line for each cell, since indented
+/// samples would be mostly spaces.
+std::string json_of(const BenchResult& result, const BenchRecord& record);
 
-/// The same in words and tables, without samples.
+/// The same in words and tables, without samples and, for positive controls, the orders that say
+/// little.
 std::string markdown_of(const BenchResult& result, const BenchRecord& record);
 
 /// A few lines: did the controls hold, and what does the solved order do?
 std::vector<std::string> summary_of(const BenchResult& result);
 
-/// Whether every control that ran holds, and one did.
+/// Whether a control held, and none failed.
 bool controls_hold(const BenchResult& result);
 
 }  // namespace icd::cli

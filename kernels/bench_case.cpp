@@ -67,6 +67,8 @@ void BenchCase::prepare(std::size_t order, cudaStream_t stream) {
 
 void BenchCase::arrange(std::size_t, cudaStream_t) {}
 
+BenchLibrary BenchCase::library() const { return {}; }
+
 BenchPrediction BenchCase::predict(std::size_t) const { return {}; }
 
 double BenchCase::difference(std::size_t order, cudaStream_t stream) {
@@ -106,7 +108,7 @@ double BenchCase::difference(std::size_t order, cudaStream_t stream) {
 
 void* BenchCase::base(Id id) { return fields_[id].base->data(); }
 
-void* BenchCase::placed(Id id, int set) {
+void* BenchCase::placed(Id id, int set) const {
   return fields_[id].placed->data() + set * fields_[id].stride();
 }
 

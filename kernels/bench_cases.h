@@ -83,8 +83,6 @@ std::unique_ptr<BenchCase> make_update_dn_bf16(const BenchShape&, const BenchInp
                                                std::uint64_t seed);
 std::unique_ptr<BenchCase> make_update_nd_f32(const BenchShape&, const BenchInputs&,
                                               std::uint64_t seed);
-std::unique_ptr<BenchCase> make_active_dn_f32(const BenchShape&, const BenchInputs&,
-                                              std::uint64_t seed);
 std::unique_ptr<BenchCase> make_ssd(const BenchShape&, const BenchInputs&, std::uint64_t seed);
 std::unique_ptr<BenchCase> make_gemm(const BenchShape&, const BenchInputs&, std::uint64_t seed);
 std::unique_ptr<BenchCase> make_gemv_input_major(const BenchShape&, const BenchInputs&,
@@ -92,6 +90,8 @@ std::unique_ptr<BenchCase> make_gemv_input_major(const BenchShape&, const BenchI
 
 // Positive controls.
 std::unique_ptr<BenchCase> make_gather(const BenchShape&, const BenchInputs&, std::uint64_t seed);
+std::unique_ptr<BenchCase> make_active_dn_f32(const BenchShape&, const BenchInputs&,
+                                              std::uint64_t seed);
 std::unique_ptr<BenchCase> make_active_nd_f32(const BenchShape&, const BenchInputs&,
                                               std::uint64_t seed);
 std::unique_ptr<BenchCase> make_active_nd_bf16(const BenchShape&, const BenchInputs&,

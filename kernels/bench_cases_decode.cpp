@@ -40,6 +40,10 @@ class UpdateCase final : public ChannelCase {
   }
 
   cudaError_t launch(int set, cudaStream_t stream) override {
+    return state_update(arguments(set), stream);
+  }
+
+  StateUpdate arguments(int set) const {
     const auto tensor = [&](Id id) { return channel_last(placed(id, set), 1, channels()); };
     StateUpdate args{};
     args.batch = shape_.batch;
@@ -63,16 +67,21 @@ class UpdateCase final : public ChannelCase {
       args.active = static_cast<const std::int32_t*>(placed(active_, set));
       args.active_count = std::ssize(active_places_.front());
     }
-    return state_update(args, stream);
+    return args;
   }
 
-  // Sectors of 32 bytes that the state's rows of channels are read and written in: with [D][N] a
-  // channel fills sectors of its own.
+  // With [D][N] a channel's state fills sectors of its own, but its u, dt, z and y do not.
   BenchPrediction predict(std::size_t order) const override {
-    if (!kind_.is_subset || kind_.layout == ICD_STATE_DN) return {};
-    const auto run = static_cast<Index>(32 / element_bytes(kind_.state_type));
-    const std::int64_t runs = touched_runs(orders()[order].order, inputs_.is_active, run);
-    return {"l2_from_l1", static_cast<double>(2 * shape_.batch * states() * runs)};
+    if (!kind_.is_subset) return {};
+    UpdateSectors update;
+    update.batch = shape_.batch;
+    update.states = states();
+    update.state_bytes = element_bytes(kind_.state_type);
+    update.row_bytes = kBytes;
+    update.is_channel_major = kind_.layout == ICD_STATE_ND;
+    update.pieces = state_update_pieces(arguments(0));
+    return {"l2_from_l1",
+            static_cast<double>(update_sectors(orders()[order].order, inputs_.is_active, update))};
   }
 
  protected:

@@ -9,12 +9,15 @@ class GemmCase final : public ChannelCase {
  public:
   GemmCase(const BenchShape& shape, const BenchInputs& inputs, std::uint64_t seed)
       : ChannelCase(shape, inputs, seed),
-        product_(open_cublas_lt(), product_shape(shape, inputs)),
+        library_(open_cublas_lt()),
+        product_(library_, product_shape(shape, inputs)),
         workspace_(product_shape(shape, inputs).workspace_bytes) {
     weight_ = input(Follow::columns, 1, inputs.d_model, channels(), kBytes);
     x_ = input(Follow::columns, 1, tokens(), channels(), kBytes);
     y_ = output(Follow::nothing, 1, tokens(), inputs.d_model, kBytes);
   }
+
+  BenchLibrary library() const override { return {"cuBLASLt", version_of(*library_)}; }
 
   cudaError_t launch(int set, cudaStream_t stream) override {
     return product_.run(placed(x_, set), placed(weight_, set), nullptr, placed(y_, set),
@@ -37,6 +40,7 @@ class GemmCase final : public ChannelCase {
     return product;
   }
 
+  std::shared_ptr<const CublasLt> library_;
   DenseGemm product_;
   DeviceBuffer workspace_;
   Id weight_, x_, y_;

@@ -234,6 +234,26 @@ std::int64_t touched_runs(const Permutation& order, std::span<const char> is_set
   return runs;
 }
 
+std::int64_t update_sectors(const Permutation& order, std::span<const char> is_active,
+                            const UpdateSectors& update) {
+  constexpr std::int64_t kSector = 32;
+  constexpr std::int64_t kFloat = 4;
+  const auto sectors = [](std::int64_t bytes) { return (bytes + kSector - 1) / kSector; };
+  const auto runs = [&](std::int64_t element_bytes) {
+    return touched_runs(order, is_active, static_cast<Index>(kSector / element_bytes));
+  };
+  const std::int64_t active =
+      std::count_if(is_active.begin(), is_active.end(), [](char is_set) { return is_set != 0; });
+  const std::int64_t state = update.is_channel_major
+                                 ? update.states * runs(update.state_bytes)
+                                 : active * sectors(update.states * update.state_bytes);
+  const std::int64_t rows = 4 * runs(update.row_bytes);                 // u, dt, z, y
+  const std::int64_t shared = active * sectors(update.states * kFloat)  // A
+                              + 2 * runs(kFloat)                        // D, dt_bias
+                              + sectors(active * kFloat);               // which are active
+  return update.batch * (2 * state + rows) + update.pieces * shared;
+}
+
 std::int64_t kept_blocks(const Permutation& order, std::span<const char> is_kept) {
   const auto columns = static_cast<std::size_t>(order.size());
   std::int64_t blocks = 0;

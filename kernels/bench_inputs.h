@@ -83,6 +83,19 @@ std::int64_t gather_sectors(const Permutation& order, std::int64_t element_bytes
 /// Runs of `run` neighbours in the order of which at least one is set.
 std::int64_t touched_runs(const Permutation& order, std::span<const char> is_set, Index run);
 
+/// Distinct sectors of 32 bytes that an update of the state of some channels touches; B and C are
+/// the tokens' and left out.
+struct UpdateSectors {
+  std::int64_t batch = 1;
+  std::int64_t states = 16;
+  std::int64_t state_bytes = 4;   ///< of an element of the state ...
+  std::int64_t row_bytes = 2;     ///< ... and of u, dt, z and y
+  bool is_channel_major = false;  ///< (batch, states, channels): channels share a state's sectors
+  std::int64_t pieces = 1;        ///< of the batch, each of which reads A, D and dt_bias for itself
+};
+std::int64_t update_sectors(const Permutation& order, std::span<const char> is_active,
+                            const UpdateSectors& update);
+
 /// Blocks of 32 columns by rows of blocks of which at least one column is kept, of `is_kept`
 /// (row_blocks, columns).
 std::int64_t kept_blocks(const Permutation& order, std::span<const char> is_kept);

@@ -40,6 +40,9 @@ class BenchCase {
   /// Puts the inputs of every set in an order: undoes what launches changed, too.
   void prepare(std::size_t order, cudaStream_t stream);
 
+  /// What does the work, where it is not ours; else no name.
+  virtual BenchLibrary library() const;
+
   virtual cudaError_t launch(int set, cudaStream_t stream) = 0;
 
   /// What a model of the memory expects of a launch: the amount of something, and the counter that
@@ -85,7 +88,7 @@ class BenchCase {
   virtual void arrange(std::size_t order, cudaStream_t stream);
 
   void* base(Id id);
-  void* placed(Id id, int set);
+  void* placed(Id id, int set) const;
   const Field& field(Id id) const { return fields_[id]; }
 
   /// Into a base, and on into a placed array: from host memory.

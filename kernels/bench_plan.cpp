@@ -22,9 +22,9 @@ constexpr auto kKernels = std::to_array<BenchKernel>({
     {"state-update", "[D][N] f32", kNull, false, true, true},
     {"state-update", "[D][N] bf16", kNull, false, true, true},
     {"state-update", "[N][D] f32", kNull, false, true, true},
-    {"active-subset", "[D][N] f32", kNull, false, true, true},
     {"skip-zero-gemv", "input-major", kNull, false, false, true},
     {"gather", "run-time", kPositive, true, true, true},
+    {"active-subset", "[D][N] f32", kPositive, false, true, true},
     {"active-subset", "[N][D] f32", kPositive, false, true, true},
     {"active-subset", "[N][D] bf16", kPositive, false, true, true},
     {"skip-zero-gemv", "row-major", kPositive, false, false, true},
@@ -33,6 +33,14 @@ constexpr auto kKernels = std::to_array<BenchKernel>({
 
 // Sums over channels in another order, rounded to bf16.
 constexpr double kMostDifference = 5e-3;
+
+// Of what was counted from what was predicted, both relative to the identity. On an H200 they were
+// 5 % apart at most.
+constexpr double kMostOff = 0.2;
+
+// Time follows bytes where there are enough of them: a quarter more or less. An order with 22 %
+// more sectors for a small product that skips zeros took 0.8 % less time.
+constexpr double kClear = 1.25;
 
 bool names(const std::string& wanted, const BenchKernel& kernel) {
   return wanted == kernel.name ||
@@ -52,6 +60,12 @@ std::string_view to_string(BenchControl control) noexcept {
   return control == BenchControl::null ? "null" : "positive";
 }
 
+std::string_view to_string(BenchOutcome outcome) noexcept {
+  return outcome == BenchOutcome::holds       ? "holds"
+         : outcome == BenchOutcome::undecided ? "undecided"
+                                              : "fails";
+}
+
 std::span<const BenchKernel> bench_kernels() noexcept { return kKernels; }
 
 double BenchSeries::median_cycles() const {
@@ -66,28 +80,35 @@ std::optional<double> BenchCell::counted(const BenchSeries& one) const {
   return ratio((*one.counters)[counter_of_model], (*identity->counters)[counter_of_model]);
 }
 
-bool BenchCell::holds() const {
-  bool has_moved = false;
+BenchOutcome BenchCell::outcome() const {
+  const bool is_null = kernel.control == BenchControl::null;
+  bool is_decided = true;   // of a null control: no order without a verdict
+  bool is_counted = false;  // of a positive one: a counter was read of an order beside the identity
+  bool has_clear = false;   // an order is predicted to move a lot ...
+  bool has_moved = false;   // ... and did
   for (const BenchSeries& one : series) {
-    if (!(one.difference <= kMostDifference)) return false;
+    if (!(one.difference <= kMostDifference)) return BenchOutcome::fails;
     const bool is_slower = one.verdict == Verdict::slower;
     const bool is_faster = one.verdict == Verdict::faster;
-    if (kernel.control == BenchControl::null) {
-      if (is_slower || is_faster) return false;
+    if (is_null) {
+      if (is_slower || is_faster) return BenchOutcome::fails;
+      is_decided = is_decided && one.verdict == Verdict::no_effect;
       continue;
     }
-    const bool has_more = one.predicted > 1.25;
-    const bool has_less = one.predicted < 0.8;
-    if (!has_more && !has_less) continue;
-    if (has_more ? is_faster : is_slower) return false;
-    if (const std::optional<double> found = counted(one)) {
-      if (std::fabs(*found / one.predicted - 1) > 1.0 / 3) return false;
-      has_moved = true;
-    } else {
-      has_moved = has_moved || is_slower || is_faster;
+    if (const std::optional<double> found = counted(one); found && one.order != "identity") {
+      if (!(std::fabs(*found / one.predicted - 1) <= kMostOff)) return BenchOutcome::fails;
+      is_counted = true;
     }
+    const bool has_more = one.predicted > kClear;
+    const bool has_less = one.predicted < 1 / kClear;
+    if (!has_more && !has_less) continue;
+    if (has_more ? is_faster : is_slower) return BenchOutcome::fails;
+    has_clear = true;
+    has_moved = has_moved || is_slower || is_faster;
   }
-  return kernel.control == BenchControl::null || has_moved;
+  if (is_null) return is_decided ? BenchOutcome::holds : BenchOutcome::undecided;
+  if (is_counted || has_moved) return BenchOutcome::holds;
+  return has_clear ? BenchOutcome::fails : BenchOutcome::undecided;
 }
 
 std::vector<BenchCell> cells_of(const BenchRequest& request) {

@@ -34,9 +34,9 @@ constexpr auto kMakers = std::to_array<Maker>({
     {"state-update", "[D][N] f32", make_update_dn_f32},
     {"state-update", "[D][N] bf16", make_update_dn_bf16},
     {"state-update", "[N][D] f32", make_update_nd_f32},
-    {"active-subset", "[D][N] f32", make_active_dn_f32},
     {"skip-zero-gemv", "input-major", make_gemv_input_major},
     {"gather", "run-time", make_gather},
+    {"active-subset", "[D][N] f32", make_active_dn_f32},
     {"active-subset", "[N][D] f32", make_active_nd_f32},
     {"active-subset", "[N][D] bf16", make_active_nd_bf16},
     {"skip-zero-gemv", "row-major", make_gemv_row_major},
@@ -69,6 +69,19 @@ std::unique_ptr<BenchCase> placed_case(const BenchCell& cell, const BenchRequest
   return made;
 }
 
+void add_library(BenchResult& result, BenchLibrary library) {
+  if (library.name.empty()) return;
+  for (const BenchLibrary& known : result.libraries) {
+    if (known.name == library.name) return;
+  }
+  result.libraries.push_back(std::move(library));
+}
+
+// "13.1" of 13010, as CUDA has it
+std::string cuda_version(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
 // Identity and placebo, and what else came out as the same order: solved, where a solver kept the
 // identity, and orders of channels that are one order of heads.
 double noise_between_equals(const BenchCell& cell, const std::vector<BenchOrder>& orders,
@@ -85,8 +98,9 @@ double noise_between_equals(const BenchCell& cell, const std::vector<BenchOrder>
 }
 
 void time_cell(BenchCell& cell, const BenchRequest& request, const BenchInputsOf& inputs,
-               GraphTimer& timer, const std::function<void()>& tick) {
+               GraphTimer& timer, BenchResult& result, const std::function<void()>& tick) {
   const std::unique_ptr<BenchCase> measured = placed_case(cell, request, inputs, timer);
+  add_library(result, measured->library());
   cell.set_bytes = measured->set_bytes();
   cell.sets = measured->sets();
   cell.counter_of_model = measured->predict(0).counter;
@@ -262,10 +276,15 @@ BenchResult run_bench(const BenchRequest& request, const BenchInputsOf& inputs,
   GraphTimer timer;
   BenchResult result;
   result.device = describe_device(timer);
+  int version = 0;
+  check(cudaRuntimeGetVersion(&version), "cudaRuntimeGetVersion");
+  add_library(result, {"CUDA runtime", cuda_version(version)});
+  check(cudaDriverGetVersion(&version), "cudaDriverGetVersion");
+  add_library(result, {"CUDA driver", cuda_version(version)});
   for (BenchCell& cell : cells) {
     tick(cell_name(cell));
     try {
-      time_cell(cell, request, inputs, timer, [&] { tick({}); });
+      time_cell(cell, request, inputs, timer, result, [&] { tick({}); });
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unavailable) throw;
       cell.series.clear();

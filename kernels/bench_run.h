@@ -23,6 +23,10 @@ enum class BenchControl {
 };
 std::string_view to_string(BenchControl control) noexcept;
 
+/// What a control showed.
+enum class BenchOutcome { holds, undecided, fails };
+std::string_view to_string(BenchOutcome outcome) noexcept;
+
 /// A kernel in one layout.
 struct BenchKernel {
   std::string_view name;    ///< "state-update"
@@ -76,11 +80,12 @@ struct BenchCell {
   /// What the counter of the model says of an order: amount / the identity's; none if not read.
   std::optional<double> counted(const BenchSeries& one) const;
 
-  /// A null control: no order left the bar. A positive one, for orders of which the model predicts
-  /// a quarter more or less: the counter agrees with it within a third and time does not go the
-  /// other way; where no counter was read, time went the same way for one of them at least.
-  /// Outputs agree with the identity's in both.
-  bool holds() const;
+  /// A null control fails where an order left the bar, and is undecided where the samples of one
+  /// allow no verdict. A positive one fails where a counter is off the model by more than a fifth,
+  /// or time goes the other way than it for an order that is predicted a quarter more or less;
+  /// without counters also where time followed for none of those, and it is undecided if there are
+  /// none. Both fail where an output differs from the identity's.
+  BenchOutcome outcome() const;
 };
 
 /// How counters are to be read.
@@ -116,8 +121,15 @@ struct BenchDevice {
   std::string monitor_reason;  ///< why there are no readings; else empty
 };
 
+/// A library that took part.
+struct BenchLibrary {
+  std::string name;     ///< "cuBLASLt"
+  std::string version;  ///< "13.1.0"
+};
+
 struct BenchResult {
   BenchDevice device;
+  std::vector<BenchLibrary> libraries;
   std::vector<BenchCell> cells;
   std::string counter_source;  ///< "cupti", "ncu"; empty: none
   std::string counter_library;

@@ -44,6 +44,7 @@ class CublasLt {
                  "libraries into LD_LIBRARY_PATH") {
     library_.find(create_, "cublasLtCreate");
     library_.find(destroy_, "cublasLtDestroy");
+    library_.find(version, "cublasLtGetVersion");
     library_.find(matmul, "cublasLtMatmul");
     library_.find(choose, "cublasLtMatmulAlgoGetHeuristic");
     library_.find(create_product, "cublasLtMatmulDescCreate");
@@ -67,6 +68,7 @@ class CublasLt {
 
  public:
   cublasLtHandle_t handle = nullptr;
+  decltype(&cublasLtGetVersion) version;
   decltype(&cublasLtMatmul) matmul;
   decltype(&cublasLtMatmulAlgoGetHeuristic) choose;
   decltype(&cublasLtMatmulDescCreate) create_product;
@@ -80,6 +82,12 @@ class CublasLt {
 };
 
 std::shared_ptr<const CublasLt> open_cublas_lt() { return std::make_shared<const CublasLt>(); }
+
+std::string version_of(const CublasLt& library) {
+  const std::size_t version = library.version();  // as CUBLAS_VERSION
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
+}
 
 // Column-major, as the library sees it: y^T (outputs, tokens) = (W^T)^T (outputs, inputs) x^T.
 struct DenseGemm::Plan {
@@ -213,6 +221,8 @@ std::shared_ptr<const CublasLt> open_cublas_lt() {
   throw Error(ErrorCode::unavailable, "cuBLASLt: this program was built without cublasLt.h",
               "build it where the CUDA toolkit has its cuBLAS headers");
 }
+
+std::string version_of(const CublasLt& /*library*/) { return {}; }
 
 cudaError_t DenseGemm::run(const void* /*x*/, const void* /*W*/, const void* /*bias*/, void* /*y*/,
                            void* /*workspace*/, cudaStream_t /*stream*/) {

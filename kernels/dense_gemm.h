@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "kernels/args.h"
 
@@ -15,6 +16,9 @@ class CublasLt;
 /// For the current device. Throws Error{unavailable} without the library, or in a build that had
 /// not its header; the hint says what to install.
 std::shared_ptr<const CublasLt> open_cublas_lt();
+
+/// "13.1.0"
+std::string version_of(const CublasLt& library);
 
 /// Of y = x W^T + bias, or y += that. Pointers of a call are multiples of 16 bytes.
 struct DenseGemmShape {

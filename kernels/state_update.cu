@@ -42,20 +42,40 @@ bool has_small_strides(const StateUpdate& args) {
          is_small(args.channels * kFastStates * element_bytes(args.state_type));
 }
 
-// For blocks of `channels` channels. As many batch rows a block as still leave `blocks_of_each`
-// blocks a multiprocessor: what the rows of a channel share is read seldom and no multiprocessor is
-// idle. A multiple of what a thread has under way.
-FastStateUpdate fast(const StateUpdate& args, std::int64_t updated, int channels,
-                     int blocks_of_each, int rows_under_way) {
-  const std::int64_t channel_blocks = quotient_up(updated, channels);
+std::int64_t updated_of(const StateUpdate& args) {
+  return args.active != nullptr ? args.active_count : args.channels;
+}
+
+// How a launch is cut into blocks.
+struct Cut {
+  std::int64_t channel_blocks;
+  std::int64_t rows;  // of the batch, of a block
+};
+
+// As many batch rows a block as still leave `blocks_of_each` blocks a multiprocessor: what the rows
+// of a channel share is read seldom and no multiprocessor is idle. A multiple of what a thread has
+// under way.
+Cut cut_of(const StateUpdate& args) {
+  const bool is_nd = args.state_layout == ICD_STATE_ND;
+  const int vector = 16 / static_cast<int>(element_bytes(args.state_type));
+  const int channels =
+      is_nd ? kChannelThreads : kUpdateThreads * vector / kFastStates * kUpdateGroups;
+  const int blocks_of_each = is_nd ? 5 : 10;
+  const int rows_under_way = is_nd ? kChannelRows : kUpdateRows;
+  const std::int64_t channel_blocks = quotient_up(updated_of(args), channels);
   const std::int64_t wanted = std::int64_t{multiprocessors()} * blocks_of_each;
   const std::int64_t rows = quotient_up(args.batch * channel_blocks, wanted);
+  return {channel_blocks, quotient_up(rows, rows_under_way) * rows_under_way};
+}
+
+FastStateUpdate fast(const StateUpdate& args) {
+  const Cut cut = cut_of(args);
   const std::int64_t state_bytes = element_bytes(args.state_type);
   FastStateUpdate f = {};
   f.batch = static_cast<std::int32_t>(args.batch);
-  f.updated = static_cast<std::int32_t>(updated);
-  f.channel_blocks = static_cast<std::int32_t>(channel_blocks);
-  f.piece = static_cast<std::int32_t>(quotient_up(rows, rows_under_way) * rows_under_way);
+  f.updated = static_cast<std::int32_t>(updated_of(args));
+  f.channel_blocks = static_cast<std::int32_t>(cut.channel_blocks);
+  f.piece = static_cast<std::int32_t>(cut.rows);
   f.slot_bytes = static_cast<std::int32_t>(args.channels * kFastStates * state_bytes);
   f.state_bytes = static_cast<std::int32_t>(args.channels * state_bytes);
   f.softplus = args.softplus;
@@ -76,24 +96,23 @@ FastStateUpdate fast(const StateUpdate& args, std::int64_t updated, int channels
 
 // Returns cudaErrorNotSupported, without a launch, for what is left to the plain kernel.
 template <typename T, typename S>
-cudaError_t launch_fast(const StateUpdate& args, std::int64_t updated, cudaStream_t stream) {
+cudaError_t launch_fast(const StateUpdate& args, cudaStream_t stream) {
   if (args.states != kFastStates || !is_aligned(args.A) || !has_small_strides(args)) {
     return cudaErrorNotSupported;
   }
   if (args.state_layout == ICD_STATE_ND) {
     if (!fits<T, 4>(args.B) || !fits<T, 4>(args.C)) return cudaErrorNotSupported;
-    const FastStateUpdate f = fast(args, updated, kChannelThreads, 5, kChannelRows);
+    const FastStateUpdate f = fast(args);
     const auto blocks = f.channel_blocks * quotient_up(f.batch, f.piece);
     channel_state_update_kernel<T, S>
         <<<static_cast<unsigned int>(blocks), kChannelThreads, 0, stream>>>(f);
     return cudaGetLastError();
   }
   constexpr int kVector = 16 / static_cast<int>(sizeof(S));
-  constexpr int kChannels = kUpdateThreads * kVector / kFastStates * kUpdateGroups;
   if (!is_aligned(args.state) || !fits<T, kVector>(args.B) || !fits<T, kVector>(args.C)) {
     return cudaErrorNotSupported;
   }
-  const FastStateUpdate f = fast(args, updated, kChannels, 10, kUpdateRows);
+  const FastStateUpdate f = fast(args);
   const auto blocks = f.channel_blocks * quotient_up(f.batch, f.piece);
   state_update_kernel<T, S><<<static_cast<unsigned int>(blocks), kUpdateThreads, 0, stream>>>(f);
   return cudaGetLastError();
@@ -133,11 +152,11 @@ cudaError_t launch_plain(const PlainStateUpdate& args, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-PlainStateUpdate plain(const StateUpdate& args, std::int64_t updated) {
+PlainStateUpdate plain(const StateUpdate& args) {
   const bool by_channel = args.state_layout == ICD_STATE_ND;
   PlainStateUpdate p = {};
   p.batch = args.batch;
-  p.updated = updated;
+  p.updated = updated_of(args);
   p.states = args.states;
   p.head_dim = 1;
   p.group_channels = args.channels;
@@ -198,12 +217,16 @@ PlainStateUpdate plain(const HeadStateUpdate& args) {
 
 cudaError_t state_update(const StateUpdate& args, cudaStream_t stream) {
   if (!why_not(args).empty()) return cudaErrorInvalidValue;
-  const std::int64_t updated = args.active != nullptr ? args.active_count : args.channels;
-  if (args.batch == 0 || updated == 0) return cudaSuccess;  // an empty grid is a launch error
+  if (args.batch == 0 || updated_of(args) == 0)
+    return cudaSuccess;  // an empty grid is a launch error
   const cudaError_t status = with_types(args.type, args.state_type, [&](auto element, auto state) {
-    return launch_fast<decltype(element), decltype(state)>(args, updated, stream);
+    return launch_fast<decltype(element), decltype(state)>(args, stream);
   });
-  return status == cudaErrorNotSupported ? launch_plain(plain(args, updated), stream) : status;
+  return status == cudaErrorNotSupported ? launch_plain(plain(args), stream) : status;
+}
+
+std::int64_t state_update_pieces(const StateUpdate& args) {
+  return quotient_up(args.batch, cut_of(args).rows);
 }
 
 cudaError_t head_state_update(const HeadStateUpdate& args, cudaStream_t stream) {

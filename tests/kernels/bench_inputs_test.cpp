@@ -67,6 +67,47 @@ TEST(TouchedRuns, CountRunsWithAMember) {
   EXPECT_EQ(touched_runs(Permutation::from_gather({0, 1, 2, 4, 5, 6, 7, 8, 3}), is_set, 4), 2);
 }
 
+TEST(UpdateSectors, CountAllThatAnUpdateTouches) {
+  // two of 64 channels, first in one sector, then as far apart as can be
+  std::vector<char> near(64);
+  near[0] = near[1] = 1;
+  std::vector<char> far(64);
+  far[0] = far[63] = 1;
+  const Permutation identity = Permutation::identity(64);
+  UpdateSectors update{.batch = 3, .states = 16, .state_bytes = 4, .row_bytes = 2};
+  // of a token: 2 channels of 2 sectors, read and written, and one of u, dt, z and y each; of all
+  // tokens: 2 sectors of A a channel, one of D, dt_bias and the places
+  EXPECT_EQ(update_sectors(identity, near, update), 3 * (8 + 4) + 4 + 2 + 1);
+  EXPECT_EQ(update_sectors(identity, far, update), 3 * (8 + 8) + 4 + 4 + 1);
+  update.pieces = 2;
+  EXPECT_EQ(update_sectors(identity, near, update), 3 * (8 + 4) + 2 * (4 + 2 + 1));
+  update.is_channel_major = true;
+  EXPECT_EQ(update_sectors(identity, near, update), 3 * (2 * 16 + 4) + 2 * (4 + 2 + 1));
+  EXPECT_EQ(update_sectors(identity, far, update), 3 * (2 * 32 + 8) + 2 * (4 + 4 + 1));
+}
+
+// What an H200 counted in the first run (mamba-130m, batch 8, a warm L2), where blocks take 2 and 4
+// pieces of the batch.
+TEST(UpdateSectors, AreWhatWasCounted) {
+  const BenchInputs inputs =
+      synthetic_inputs({.model = "mamba-130m", .d_model = 768, .d_inner = 1536}, 0);
+  const Permutation identity = Permutation::identity(1536);
+  const auto expect = [&](const UpdateSectors& update, double counted, double counted_solved) {
+    const auto of = [&](const Permutation& order) {
+      return static_cast<double>(update_sectors(order, inputs.is_active, update));
+    };
+    EXPECT_NEAR(of(identity) / counted, 1, 0.03);
+    EXPECT_NEAR(of(inputs.solved) / counted_solved, 1, 0.03);
+  };
+  UpdateSectors update{.batch = 8, .pieces = 2};
+  expect(update, 15315, 12442);
+  update.pieces = 4;
+  update.is_channel_major = true;
+  expect(update, 48463, 13450);
+  update.state_bytes = 2;
+  expect(update, 31355, 9975);
+}
+
 TEST(KeptBlocks, AddUpRowsOfBlocks) {
   std::vector<char> is_kept(2 * 64);
   is_kept[3] = 1;

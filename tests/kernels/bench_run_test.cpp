@@ -69,37 +69,53 @@ void count(BenchCell& cell, double identity, double solved) {
   cell.series[2].counters = sectors(solved);
 }
 
+BenchOutcome outcome_of(BenchControl control, double predicted, Verdict verdict) {
+  return cell_with(control, predicted, verdict).outcome();
+}
+
 TEST(NullControl, HoldsWhereNothingMoves) {
-  EXPECT_TRUE(cell_with(BenchControl::null, 1, Verdict::no_effect).holds());
-  EXPECT_TRUE(cell_with(BenchControl::null, 1, Verdict::inconclusive).holds());
-  EXPECT_FALSE(cell_with(BenchControl::null, 1, Verdict::faster).holds());
-  EXPECT_FALSE(cell_with(BenchControl::null, 1, Verdict::slower).holds());
-  BenchCell wrong = cell_with(BenchControl::null, 1, Verdict::no_effect);
+  constexpr auto kNull = BenchControl::null;
+  EXPECT_EQ(outcome_of(kNull, 1, Verdict::no_effect), BenchOutcome::holds);
+  EXPECT_EQ(outcome_of(kNull, 1, Verdict::inconclusive), BenchOutcome::undecided);
+  EXPECT_EQ(outcome_of(kNull, 1, Verdict::faster), BenchOutcome::fails);
+  EXPECT_EQ(outcome_of(kNull, 1, Verdict::slower), BenchOutcome::fails);
+  BenchCell wrong = cell_with(kNull, 1, Verdict::no_effect);
   wrong.series[2].difference = 0.5;
-  EXPECT_FALSE(wrong.holds()) << "a fast kernel with another result";
+  EXPECT_EQ(wrong.outcome(), BenchOutcome::fails) << "a fast kernel with another result";
   wrong.series[2].difference = NAN;
-  EXPECT_FALSE(wrong.holds());
+  EXPECT_EQ(wrong.outcome(), BenchOutcome::fails);
 }
 
 TEST(PositiveControl, HoldsWhereItMovesAsPredicted) {
-  EXPECT_TRUE(cell_with(BenchControl::positive, 0.5, Verdict::faster).holds());
-  EXPECT_TRUE(cell_with(BenchControl::positive, 2, Verdict::slower).holds());
-  EXPECT_FALSE(cell_with(BenchControl::positive, 0.5, Verdict::no_effect).holds());
-  EXPECT_FALSE(cell_with(BenchControl::positive, 0.5, Verdict::slower).holds());
-  EXPECT_FALSE(cell_with(BenchControl::positive, 1, Verdict::no_effect).holds())
-      << "without an order that should move, it shows nothing";
+  constexpr auto kPositive = BenchControl::positive;
+  EXPECT_EQ(outcome_of(kPositive, 0.5, Verdict::faster), BenchOutcome::holds);
+  EXPECT_EQ(outcome_of(kPositive, 2, Verdict::slower), BenchOutcome::holds);
+  EXPECT_EQ(outcome_of(kPositive, 0.5, Verdict::no_effect), BenchOutcome::fails);
+  EXPECT_EQ(outcome_of(kPositive, 0.5, Verdict::slower), BenchOutcome::fails);
+  EXPECT_EQ(outcome_of(kPositive, 0.97, Verdict::no_effect), BenchOutcome::undecided)
+      << "without an order that should move, time shows nothing";
 }
 
 TEST(PositiveControl, IsDecidedByTheCounterWhereThereIsOne) {
   BenchCell cell = cell_with(BenchControl::positive, 0.5, Verdict::no_effect);
   count(cell, 1000, 520);
-  EXPECT_TRUE(cell.holds()) << "launch-bound: sectors go, time stays";
+  EXPECT_EQ(cell.outcome(), BenchOutcome::holds) << "launch-bound: sectors go, time stays";
   EXPECT_DOUBLE_EQ(cell.counted(cell.series[2]).value(), 0.52);
   count(cell, 1000, 1000);
-  EXPECT_FALSE(cell.holds());
+  EXPECT_EQ(cell.outcome(), BenchOutcome::fails);
   cell = cell_with(BenchControl::positive, 0.5, Verdict::slower);
   count(cell, 1000, 520);
-  EXPECT_FALSE(cell.holds()) << "time went the other way";
+  EXPECT_EQ(cell.outcome(), BenchOutcome::fails) << "time went the other way";
+}
+
+TEST(PositiveControl, MayPredictLittleAndIsStillCounted) {
+  BenchCell cell = cell_with(BenchControl::positive, 0.97, Verdict::slower);
+  count(cell, 1000, 960);
+  EXPECT_EQ(cell.outcome(), BenchOutcome::holds) << "time is free where little is predicted";
+  count(cell, 1000, 500);
+  EXPECT_EQ(cell.outcome(), BenchOutcome::fails);
+  count(cell, 0, 0);
+  EXPECT_EQ(cell.outcome(), BenchOutcome::undecided) << "nothing was counted";
 }
 
 class BenchOnDevice : public testing::DeviceTest {};
