@@ -166,6 +166,8 @@ struct Tally {
   int undecided = 0;
   int failing = 0;
   int skipped = 0;
+  int orders = 0;  ///< of all cells, the identity not counted
+  int without_effect = 0;
   double least_noise = INFINITY;
   double most_noise = 0;
 };
@@ -183,6 +185,11 @@ Tally tally_of(const BenchResult& result, BenchControl control) {
     tally.holding += outcome == BenchOutcome::holds;
     tally.undecided += outcome == BenchOutcome::undecided;
     tally.failing += outcome == BenchOutcome::fails;
+    for (const BenchSeries& one : cell.series) {
+      if (one.order == "identity") continue;
+      ++tally.orders;
+      tally.without_effect += one.verdict == Verdict::no_effect;
+    }
     tally.least_noise = std::min(tally.least_noise, cell.noise);
     tally.most_noise = std::max(tally.most_noise, cell.noise);
   }
@@ -308,8 +315,9 @@ std::string solved_line(const BenchResult& result) {
   for (const Moved& one : kernels) {
     if (one.ratios.empty()) continue;
     const auto [least, most] = std::minmax_element(one.ratios.begin(), one.ratios.end());
-    text += one.ratios.size() == 1 ? fmt::format("{} {:.3f}", one.name, *least)
-                                   : fmt::format("{} {:.3f} to {:.3f}", one.name, *least, *most);
+    const std::string from = fmt::format("{:.3f}", *least);
+    const std::string to = fmt::format("{:.3f}", *most);
+    text += one.name + " " + from + (from == to ? "" : " to " + to);
     if (std::ssize(one.ratios) < one.cells) {
       text += fmt::format(" in {} of {}", one.ratios.size(), one.cells);
     }
@@ -334,10 +342,10 @@ std::vector<std::string> summary_of(const BenchResult& result) {
   std::vector<std::string> lines;
   if (null.cells > 0) {
     lines.push_back(fmt::format(
-        "null controls: no effect of any order in {} of {}, {} undecided, {} moved (A/A {} to {}; "
-        "the bar is that, and at least {})",
-        null.holding, null.cells, null.undecided, null.failing, percent(null.least_noise),
-        percent(null.most_noise), percent(kNoEffect)));
+        "null controls: no effect of any order in {} of {}, {} undecided, {} moved; of {} of {} "
+        "orders no effect (A/A {} to {}; the bar is that, and at least {})",
+        null.holding, null.cells, null.undecided, null.failing, null.without_effect, null.orders,
+        percent(null.least_noise), percent(null.most_noise), percent(kNoEffect)));
   }
   if (positive.cells > 0) {
     lines.push_back(
