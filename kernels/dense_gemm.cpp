@@ -90,6 +90,7 @@ std::string version_of(const CublasLt& library) {
 }
 
 // Column-major, as the library sees it: y^T (outputs, tokens) = (W^T)^T (outputs, inputs) x^T.
+// Where x and W come transposed, what it sees of W is as wanted, and of x transposed.
 struct DenseGemm::Plan {
   Plan(std::shared_ptr<const CublasLt> with, const DenseGemmShape& of)
       : lt(std::move(with)), shape(of) {
@@ -101,7 +102,7 @@ struct DenseGemm::Plan {
                       ", type " + std::to_string(shape.type) +
                       ", expected at least 0, 1 and 0, and 0 (f32), 1 (f16) or 2 (bf16)");
     }
-    if (shape.x_row == 0) shape.x_row = shape.inputs;
+    if (shape.x_row == 0) shape.x_row = shape.is_transposed ? shape.tokens : shape.inputs;
     if (shape.y_row == 0) shape.y_row = shape.outputs;
     if (is_empty()) return;
     try {
@@ -126,13 +127,19 @@ struct DenseGemm::Plan {
                                          : CUBLAS_COMPUTE_32F;
     check_status("cublasLtMatmulDescCreate", lt->create_product(&product, sums, CUDA_R_32F));
     const cublasOperation_t transposed = CUBLAS_OP_T;
-    set(CUBLASLT_MATMUL_DESC_TRANSA, transposed);
+    set(shape.is_transposed ? CUBLASLT_MATMUL_DESC_TRANSB : CUBLASLT_MATMUL_DESC_TRANSA,
+        transposed);
     if (shape.has_bias) {
       const cublasLtEpilogue_t with_bias = CUBLASLT_EPILOGUE_BIAS;
       set(CUBLASLT_MATMUL_DESC_EPILOGUE, with_bias);
     }
-    layout(W, type, shape.inputs, shape.outputs, shape.inputs);
-    layout(x, type, shape.inputs, shape.tokens, shape.x_row);
+    if (shape.is_transposed) {
+      layout(W, type, shape.outputs, shape.inputs, shape.outputs);
+      layout(x, type, shape.tokens, shape.inputs, shape.x_row);
+    } else {
+      layout(W, type, shape.inputs, shape.outputs, shape.inputs);
+      layout(x, type, shape.inputs, shape.tokens, shape.x_row);
+    }
     layout(y, type, shape.outputs, shape.tokens, shape.y_row);
 
     check_status("cublasLtMatmulPreferenceCreate", lt->create_preference(&preference));

@@ -10,6 +10,7 @@
 #include "icd/layout.h"
 #include "kernels/args.h"
 #include "kernels/gpu_work.h"
+#include "site_sums.h"
 
 namespace icd {
 
@@ -20,10 +21,11 @@ struct GpuState {
   float* scan = nullptr;  ///< (sequences, channels, d_state)
 };
 
-/// Step sizes from what comes before softplus, in host memory, for observers.
+/// Step sizes from what comes before softplus, for observers: in host memory, and on the device.
 struct StepSizes {
   std::vector<float> bias;   ///< (channels)
   std::vector<float> rates;  ///< (channels): the mean of |A| over the states
+  GpuTensor device_rates;
   float least = 0;
   float most = 0;  ///< 0: no limits
 };
@@ -31,22 +33,29 @@ struct StepSizes {
 /// Shows an observer, if there is one, what lies on the device.
 class GpuShow {
  public:
-  GpuShow(GpuWork& work, LayerObserver<float> observer) : work_(work), observer_(observer) {}
+  GpuShow(GpuWork& work, LayerObserver<float> observer)
+      : work_(work),
+        observer_(observer),
+        sums_(dynamic_cast<const SumsObserver*>(observer.observer)) {}
 
   /// `rows` rows of `channels`, `stride` apart.
   void rows(Site site, const float* data, std::int64_t rows, std::int64_t stride,
             std::int64_t channels) const;
 
-  /// Site::dt and Site::decay, of what dt_proj gives.
-  void steps(const StepSizes& sizes, const float* data, std::int64_t rows,
+  /// Site::dt and Site::decay, of what dt_proj gives. `bias`: that of `sizes`, on the device.
+  void steps(const StepSizes& sizes, const GpuTensor& bias, const float* data, std::int64_t rows,
              std::int64_t stride) const;
 
  private:
+  /// Adds to the sums that the observer asks for.
+  void measure(Site site, const float* data, std::int64_t rows, std::int64_t stride,
+               std::int64_t channels) const;
   std::span<float> copied(const float* data, std::int64_t rows, std::int64_t stride,
                           std::int64_t channels) const;
 
   GpuWork& work_;
   LayerObserver<float> observer_;
+  const SumsObserver* sums_;  // the observer, if it is one
 };
 
 /// A Mamba mixer with its weights on the current device, in f32.

@@ -61,6 +61,7 @@ class GpuMamba1 : public GpuMixer {
     a_ = GpuTensor(a);
     steps_.bias = weights.tensor("dt_proj.bias", {d_inner_});
     steps_.rates = mean_rates(a, d_inner_);
+    steps_.device_rates = GpuTensor(steps_.rates);
     dt_bias_ = GpuTensor(steps_.bias);
     if (!weights.has_number("mixer_norm_eps")) return;
     norms_ = {.epsilon = static_cast<float>(weights.number("mixer_norm_eps", 0)),
@@ -98,7 +99,7 @@ class GpuMamba1 : public GpuMixer {
     const float* dt_b_c = project(work, at, rows);
     show.rows(Site::x_proj, dt_b_c, rows, projected_, projected_);
     dt_proj_.apply(work, dt_b_c, projected_, rows, at.dt);
-    show.steps(steps_, at.dt, rows, d_inner_);
+    show.steps(steps_, dt_bias_, at.dt, rows, d_inner_);
 
     SelectiveScan scan{};
     scan.batch = shape.sequences;

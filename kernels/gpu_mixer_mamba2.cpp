@@ -40,6 +40,7 @@ class GpuMamba2 : public GpuMixer {
     steps_.bias = weights.tensor("dt_bias", {heads_});
     steps_.rates = weights.tensor("A_log", {heads_});
     for (float& rate : steps_.rates) rate = std::exp(rate);
+    steps_.device_rates = GpuTensor(steps_.rates);
     std::vector<float> a(steps_.rates);
     for (float& value : a) value = -value;
     a_ = GpuTensor(a);
@@ -77,7 +78,7 @@ class GpuMamba2 : public GpuMixer {
     conv.final_state = state.conv;
     check(causal_conv1d(conv, work.stream()), "causal_conv1d");
     show.rows(Site::conv, at.conv, rows, conv_channels_, conv_channels_);
-    show.steps(steps_, at.in_proj + d_ssm_ + conv_channels_, rows, projected_);
+    show.steps(steps_, dt_bias_, at.in_proj + d_ssm_ + conv_channels_, rows, projected_);
 
     Ssd scan{};
     scan.batch = shape.sequences;

@@ -10,6 +10,7 @@
 #include "kernels/gather.h"
 #include "kernels/gpu_mixer.h"
 #include "kernels/gpu_plan.h"
+#include "kernels/gpu_sums.h"
 #include "kernels/rms_norm.h"
 #include "layer_call.h"
 #include "layer_weights.h"
@@ -60,7 +61,7 @@ struct LayerPart {
   std::unique_ptr<GpuMixer> mixer;
 };
 
-class Model : public GpuModel {
+class Model : public GpuModel, public SumsMaker {
  public:
   Model(const Checkpoint& checkpoint, GpuPlan plan, const GpuModelOptions& options)
       : checkpoint_(checkpoint),
@@ -83,8 +84,11 @@ class Model : public GpuModel {
     // Copies from pageable memory return before they are done, and streams do not wait for them.
     check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     const std::int64_t row_bytes = (row_floats + 2 * d_model_) * kFloatBytes;
+    // Half of what is left: the rest is for sums over the rows.
     rows_at_once_ = std::clamp<std::int64_t>(memory().free / 2 / row_bytes, 1,
                                              std::max<std::int64_t>(1, rows_at_once_));
+    // With the decays of the step sizes, no wider than what is projected.
+    activation_bytes_ = rows_at_once_ * (row_bytes + row_floats * kFloatBytes);
     work_ = std::make_unique<GpuWork>(library_);
   }
   ~Model() override {
@@ -141,6 +145,15 @@ class Model : public GpuModel {
   }
 
   std::unique_ptr<GpuSession> start(Index sequences) const override;
+
+  bool has_room_for_sums(std::span<const Index> sizes) const override {
+    const std::lock_guard lock(mutex_);
+    const OnDevice current(device_);
+    return gpu_sums_bytes(sizes) + activation_bytes_ + kHeadroomBytes <= memory().free;
+  }
+  std::unique_ptr<SiteSums> sums(Index n, bool has_products) const override {
+    return gpu_sums(*work_, mutex_, device_, n, has_products);
+  }
 
   /// Throws Error{usage} for an id outside the vocabulary.
   void check_tokens(std::span<const TokenId> tokens, std::int64_t expected) const {
@@ -251,6 +264,7 @@ class Model : public GpuModel {
   GpuTensor head_;  // empty: the embedding
   std::vector<LayerPart> layers_;
   std::int64_t rows_at_once_;
+  std::int64_t activation_bytes_ = 0;  // that so many rows may take
   std::shared_ptr<const CublasLt> library_;
   mutable std::mutex mutex_;  // of work_
   std::unique_ptr<GpuWork> work_;

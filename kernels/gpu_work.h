@@ -67,6 +67,10 @@ enum class Slot {
   conv_state,
   scan_state,
   logits,
+  decay,
+  sums,
+  centred,
+  gram,
   scan_workspace,
   gemm_workspace,
 };
@@ -138,8 +142,8 @@ class GpuWork {
   void multiply(const DenseGemmShape& shape, const float* x, const float* W, const float* bias,
                 float* y) {
     constexpr std::size_t kMostProducts = 512;  // texts of every length leave one each
-    const Product key = {shape.tokens, shape.inputs,   shape.outputs,  shape.x_row,
-                         shape.y_row,  shape.has_bias, shape.adds_to_y};
+    const Product key = {shape.tokens, shape.inputs,   shape.outputs,   shape.x_row,
+                         shape.y_row,  shape.has_bias, shape.adds_to_y, shape.is_transposed};
     auto product = products_.find(key);
     if (product == products_.end()) {
       if (products_.size() >= kMostProducts) products_.clear();
@@ -153,8 +157,8 @@ class GpuWork {
   void wait() { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 
  private:
-  using Product =
-      std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, bool>;
+  using Product = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                             bool, bool, bool>;
   static constexpr std::size_t kSlots = static_cast<std::size_t>(Slot::gemm_workspace) + 1;
 
   cudaStream_t stream_ = nullptr;

@@ -14,6 +14,7 @@
 #include "moments.h"
 #include "quantile.h"
 #include "signals.h"
+#include "site_sums.h"
 
 namespace icd {
 namespace {
@@ -73,37 +74,80 @@ void check_asked(const Layout& layout, const CalibrationOptions& options,
   }
 }
 
-/// What one call of layer() shows, site by site.
-class SiteBuffers : public Observer<float> {
+/// Throws Error{usage} if a site of so many channels has not all columns of an entry.
+void check_columns(const StatisticsEntry& entry, const SiteColumns& columns,
+                   std::int64_t channels) {
+  for (const AxisSegment& stretch : columns.stretches) {
+    const std::int64_t last = stretch.offset + std::int64_t{entry.size - 1} * stretch.stride;
+    const std::int64_t begin = std::min<std::int64_t>(stretch.offset, last);
+    const std::int64_t end = std::max<std::int64_t>(stretch.offset, last) + stretch.block;
+    if (begin >= 0 && end <= channels) continue;
+    throw Error(ErrorCode::usage,
+                fmt::format("{}: signal '{}' is channels [{}, {}) in the layout, the model has {}",
+                            entry.group, entry.signal, begin, end, channels));
+  }
+}
+
+/// What one call of layer() shows, site by site, and what it is to measure itself.
+class SiteBuffers : public SumsObserver {
  public:
-  void want(Site site) { at(site).is_wanted = true; }
+  void want(const SiteColumns& columns) {
+    if (!columns.stretches.empty()) at(columns.site).is_wanted = true;
+  }
   bool wants(Site site) const override { return at(site).is_wanted; }
 
   void see(Index, Site site, std::span<const float> values, Index channels) override {
     Buffer& buffer = at(site);
-    buffer.values.insert(buffer.values.end(), values.begin(), values.end());
+    const std::size_t before = buffer.used;
+    buffer.used += values.size();
+    if (buffer.values.size() < buffer.used) buffer.values.resize(buffer.used);
+#pragma omp parallel for schedule(static)
+    for (std::size_t i = 0; i < values.size(); ++i) buffer.values[before + i] = values[i];
     buffer.channels = channels;
   }
 
+  void measure(const StatisticsEntry& entry, const SiteColumns& columns, SiteSums& sums) {
+    if (!columns.stretches.empty()) asked_.push_back({&entry, {&sums, &columns}});
+  }
+
+  std::vector<Measured> measured(Site site, Index channels) const override {
+    std::vector<Measured> result;
+    for (const Asked& each : asked_) {
+      if (each.what.columns->site != site) continue;
+      check_columns(*each.entry, *each.what.columns, channels);
+      result.push_back(each.what);
+    }
+    return result;
+  }
+
   /// (rows, channels)
-  std::span<const float> values(Site site) const { return at(site).values; }
+  std::span<const float> values(Site site) const {
+    return std::span(at(site).values).first(at(site).used);
+  }
   Index channels(Site site) const { return at(site).channels; }
 
   void clear() {
-    for (Buffer& buffer : sites_) buffer.values.clear();
+    for (Buffer& buffer : sites_) buffer.used = 0;
   }
 
  private:
   struct Buffer {
     bool is_wanted = false;
     Index channels = 0;
-    std::vector<float> values;
+    std::vector<float> values;  // that grows only
+    std::size_t used = 0;       // of them
   };
 
   Buffer& at(Site site) { return sites_[static_cast<std::size_t>(site)]; }
   const Buffer& at(Site site) const { return sites_[static_cast<std::size_t>(site)]; }
 
+  struct Asked {
+    const StatisticsEntry* entry;
+    Measured what;
+  };
+
   std::array<Buffer, kSites.size()> sites_;
+  std::vector<Asked> asked_;
 };
 
 /// The values of a group of n: (rows * observations, n), all of a row next to each other.
@@ -125,6 +169,13 @@ std::vector<float> cut(const SiteBuffers& sites, const SiteColumns& columns, Ind
     }
   }
   return result;
+}
+
+/// Are the values of a group of n all that a site has, in its order?
+bool is_whole(const SiteBuffers& sites, const SiteColumns& columns, Index n) {
+  if (columns.stretches.size() != 1 || sites.channels(columns.site) != n) return false;
+  const AxisSegment& only = columns.stretches.front();
+  return only.offset == 0 && only.stride == 1 && only.block == 1;
 }
 
 /// Means of channels over rows that come a batch at a time, in double and in the order of rows.
@@ -163,41 +214,60 @@ struct EntryColumns {
     if (entry.has_dt_quantiles) dt = columns_at(layout, group, layer, Site::dt);
     if (entry.has_decay) decay = columns_at(layout, group, layer, Site::decay);
   }
-
-  void want_from(SiteBuffers& sites) const {
-    for (const SiteColumns* columns : {&signal, &dt, &decay}) {
-      if (!columns->stretches.empty()) sites.want(columns->site);
-    }
-  }
 };
 
 /// Measures one entry on one half of the split.
 class Collector {
  public:
-  /// `rows`: of tokens that are to come, of one layer; `layers` that pool.
+  /// `rows`: of tokens that are to come, of one layer; `layers` that pool. `maker`: of sums that
+  /// the model takes itself, or nullptr.
   Collector(const StatisticsEntry& entry, const CalibrationOptions& options, std::int64_t rows,
-            Index observations_of_dt, Index layers)
+            Index observations_of_dt, Index layers, const SumsMaker* maker)
       : entry_(&entry),
         activity_rows_(entry.has_activity ? std::max<std::int64_t>(1, kActivityTokens / layers)
                                           : 0),
         moments_(entry.size, options.correlation),
         activity_(entry.size, options.active_share) {
     if (observations_of_dt > 0) quantiles_.emplace(entry.size, rows * observations_of_dt);
-    if (entry.has_decay) decay_.emplace(entry.size);
+    if (maker != nullptr && !entry.has_activity) {
+      sums_ = maker->sums(entry.size, options.correlation);
+      if (entry.has_decay) decay_sums_ = maker->sums(entry.size, false);
+    } else if (entry.has_decay) {
+      decay_.emplace(entry.size);
+    }
   }
 
   Index size() const noexcept { return entry_->size; }
 
-  void begin_layer() noexcept { activity_left_ = activity_rows_; }
+  /// Asks for what one layer is to show or to measure.
+  void begin_layer(SiteBuffers& sites, const EntryColumns& columns) {
+    activity_left_ = activity_rows_;
+    if (quantiles_) sites.want(columns.dt);
+    if (!sums_) {
+      sites.want(columns.signal);
+      if (decay_) sites.want(columns.decay);
+      return;
+    }
+    sites.measure(*entry_, columns.signal, *sums_);
+    if (decay_sums_) sites.measure(*entry_, columns.decay, *decay_sums_);
+  }
 
   /// Throws Error{usage} if the model shows no such columns.
   void check(const SiteBuffers& sites, const EntryColumns& columns) const {
     for (const SiteColumns* at : {&columns.signal, &columns.dt, &columns.decay}) {
-      if (!sites.values(at->site).empty() || at->stretches.empty()) check(sites, *at);
+      if (!sites.values(at->site).empty()) check_columns(*entry_, *at, sites.channels(at->site));
     }
   }
 
   void take(const SiteBuffers& sites, const EntryColumns& columns) {
+    if (quantiles_) {
+      if (is_whole(sites, columns.dt, entry_->size)) {
+        quantiles_->add(sites.values(columns.dt.site));
+      } else {
+        quantiles_->add(cut(sites, columns.dt, entry_->size));
+      }
+    }
+    if (sums_) return;  // the model itself took the rest
     std::vector<float> values = cut(sites, columns.signal, entry_->size);
     if (activity_left_ > 0 && !values.empty()) {
       const Index observations = columns.signal.observations();
@@ -207,8 +277,21 @@ class Collector {
       activity_left_ -= rows;
     }
     moments_.add(values);  // leaves them centred
-    if (quantiles_) quantiles_->add(cut(sites, columns.dt, entry_->size));
     if (decay_) decay_->add(cut(sites, columns.decay, entry_->size));
+  }
+
+  /// Fetches what the model took. Throws as check_finite().
+  void settle() {
+    if (!sums_) return;
+    moments_.add(sums_->finish());
+    check_finite();
+    sums_.reset();
+    if (!decay_sums_) return;
+    const ChannelSums decay = decay_sums_->finish();
+    decay_sums_.reset();
+    for (std::size_t c = 0; c < decay.sums.size(); ++c) {
+      decay_means_.push_back(decay.shift[c] + decay.sums[c] / static_cast<double>(decay.rows));
+    }
   }
 
   /// Throws Error{input} if a value was NaN or infinite.
@@ -227,7 +310,7 @@ class Collector {
                   fmt::format("{}: the model shows no signal '{}'", entry_->group, entry_->signal));
     }
     Moments moments = moments_.finish();
-    if (decay_) moments.decay = decay_->finish();
+    moments.decay = decay_ ? decay_->finish() : decay_means_;
     if (entry_->has_activity) {
       moments.activity = std::make_shared<const Activity>(activity_.finish());
     }
@@ -239,20 +322,6 @@ class Collector {
   }
 
  private:
-  void check(const SiteBuffers& sites, const SiteColumns& columns) const {
-    const std::int64_t channels = sites.channels(columns.site);
-    for (const AxisSegment& stretch : columns.stretches) {
-      const std::int64_t last = stretch.offset + std::int64_t{entry_->size - 1} * stretch.stride;
-      const std::int64_t begin = std::min<std::int64_t>(stretch.offset, last);
-      const std::int64_t end = std::max<std::int64_t>(stretch.offset, last) + stretch.block;
-      if (begin >= 0 && end <= channels) continue;
-      throw Error(
-          ErrorCode::usage,
-          fmt::format("{}: signal '{}' is channels [{}, {}) in the layout, the model has {}",
-                      entry_->group, entry_->signal, begin, end, channels));
-    }
-  }
-
   const StatisticsEntry* entry_;
   std::int64_t activity_rows_;
   std::int64_t activity_left_ = 0;
@@ -260,6 +329,11 @@ class Collector {
   ActivityRecorder activity_;
   std::optional<ChannelQuantiles> quantiles_;
   std::optional<Means> decay_;
+
+  // What the model takes itself, until settle().
+  std::unique_ptr<SiteSums> sums_;
+  std::unique_ptr<SiteSums> decay_sums_;
+  std::vector<double> decay_means_;
 };
 
 /// The collectors of one entry, one for each half.
@@ -270,14 +344,17 @@ struct Pair {
   Collector heldout;
 
   Pair(const Layout& layout, const AxisGroup& whose, const StatisticsEntry& of,
-       const CalibrationOptions& options, std::int64_t train_rows, Index layers)
+       const CalibrationOptions& options, std::int64_t train_rows, Index layers,
+       const SumsMaker* maker)
       : entry(&of),
         group(&whose),
         train(of, options, train_rows, EntryColumns(layout, whose, of, of.layer).dt.observations(),
-              layers),
-        heldout(of, options, 0, 0, layers) {}
+              layers, maker),
+        heldout(of, options, 0, 0, layers, maker) {}
 
-  GroupStatistics finish() const {
+  GroupStatistics finish() {
+    train.settle();
+    heldout.settle();
     return {.group = entry->group,
             .signal = entry->signal,
             .train = train.moments(),
@@ -324,13 +401,14 @@ struct Stream {
 
 /// Takes the residual through one layer, whole sequences at a time, and shows every chunk to
 /// the listeners.
-void run_layer(const LanguageModel<float>& model, Index layer, Stream& stream, SiteBuffers& sites,
+void run_layer(const LanguageModel<float>& model, Index layer, Stream& stream,
                std::span<const Listener> listeners, Progress& progress) {
   const ModelSpec& spec = model.spec();
   const auto step = static_cast<Index>(
       std::max<std::int64_t>(1, kChunkRows / std::max<Index>(1, stream.shape.length)));
   const std::string item = fmt::format("layers.{}", layer);
-  for (const Listener& each : listeners) each.collector->begin_layer();
+  SiteBuffers sites;
+  for (const Listener& each : listeners) each.collector->begin_layer(sites, *each.columns);
   for (Index first = 0; first < stream.shape.sequences; first += step) {
     const BatchShape chunk{.sequences = std::min(step, stream.shape.sequences - first),
                            .length = stream.shape.length};
@@ -344,6 +422,24 @@ void run_layer(const LanguageModel<float>& model, Index layer, Stream& stream, S
     take_all(sites, listeners);
     progress.advance(chunk.rows(), item);
   }
+}
+
+/// The model as a maker of sums, if it is one and has room for those of every layer.
+const SumsMaker* maker_of(const LanguageModel<float>& model,
+                          std::span<const StatisticsEntry> entries, bool has_products) {
+  const auto* maker = dynamic_cast<const SumsMaker*>(&model);
+  if (maker == nullptr) return nullptr;
+  std::map<Index, std::vector<Index>> sizes;  // by layer
+  for (const StatisticsEntry& entry : entries) {
+    const std::size_t halves = has_products && !entry.has_activity ? 2 : 0;
+    sizes[entry.layer].insert(sizes[entry.layer].end(), halves, entry.size);
+  }
+  const std::vector<Index> pooled = sizes[-1];
+  for (auto& [layer, own] : sizes) {
+    if (layer >= 0) own.insert(own.end(), pooled.begin(), pooled.end());
+    if (!maker->has_room_for_sums(own)) return nullptr;
+  }
+  return maker;
 }
 
 void check_fit(const ModelSpec& spec, std::span<const StatisticsEntry> entries,
@@ -408,10 +504,11 @@ void calibrate(const LanguageModel<float>& model, const Layout& layout, const To
   std::map<std::string_view, const AxisGroup*> groups;
   for (const AxisGroup& group : layout.groups) groups.emplace(group.name, &group);
   const std::int64_t train_rows = tokens.train_shape.rows();
+  const SumsMaker* maker = maker_of(model, entries, options.correlation);
   std::vector<Pair> pooled;
   for (auto entry = whole; entry != entries.end(); ++entry) {
-    pooled.emplace_back(layout, *groups.at(entry->group), *entry, options, train_rows,
-                        spec.n_layer);
+    pooled.emplace_back(layout, *groups.at(entry->group), *entry, options, train_rows, spec.n_layer,
+                        maker);
   }
   const Index layers = pooled.empty() ? entries.back().layer + 1 : spec.n_layer;
 
@@ -422,16 +519,15 @@ void calibrate(const LanguageModel<float>& model, const Layout& layout, const To
   for (Index layer = 0; layer < layers; ++layer) {
     std::vector<Pair> own;
     for (; next != whole && next->layer == layer; ++next) {
-      own.emplace_back(layout, *groups.at(next->group), *next, options, train_rows, 1);
+      own.emplace_back(layout, *groups.at(next->group), *next, options, train_rows, 1, maker);
     }
     std::vector<Pair*> pairs;
     for (std::vector<Pair>* some : {&own, &pooled}) {
       for (Pair& pair : *some) pairs.push_back(&pair);
     }
     std::vector<EntryColumns> columns;
-    SiteBuffers sites;
     for (const Pair* pair : pairs) {
-      columns.emplace_back(layout, *pair->group, *pair->entry, layer).want_from(sites);
+      columns.emplace_back(layout, *pair->group, *pair->entry, layer);
     }
     for (const auto& [stream, half] :
          {std::pair{&train, &Pair::train}, std::pair{&heldout, &Pair::heldout}}) {
@@ -439,11 +535,11 @@ void calibrate(const LanguageModel<float>& model, const Layout& layout, const To
       for (std::size_t i = 0; i < pairs.size(); ++i) {
         listeners.push_back({&(pairs[i]->*half), &columns[i]});
       }
-      run_layer(model, layer, *stream, sites, listeners, progress);
+      run_layer(model, layer, *stream, listeners, progress);
     }
-    for (const Pair& pair : own) sink(pair.finish());
+    for (Pair& pair : own) sink(pair.finish());
   }
-  for (const Pair& pair : pooled) sink(pair.finish());
+  for (Pair& pair : pooled) sink(pair.finish());
 }
 
 }  // namespace icd

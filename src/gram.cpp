@@ -187,6 +187,23 @@ void GramMatrix::add(std::span<const float> values, VectorPath path) {
   }
 }
 
+void GramMatrix::add_products(std::span<const double> products) {
+  const auto n = static_cast<std::size_t>(n_);
+  assert(products.size() == n * n);
+  const std::vector<TilePlace> places = upper_triangle(tiles_);
+#pragma omp parallel for schedule(dynamic)
+  for (std::size_t place = 0; place < places.size(); ++place) {
+    double* sums = sums_.data() + static_cast<std::int64_t>(place) * kTileArea;
+    const auto top = static_cast<std::size_t>(places[place].row) * kTile;
+    const auto left = static_cast<std::size_t>(places[place].column) * kTile;
+    for (std::size_t i = top; i < std::min(n, top + kTile); ++i) {
+      for (std::size_t j = std::max(i, left); j < std::min(n, left + kTile); ++j) {
+        sums[(i - top) * kTile + (j - left)] += products[i * n + j];
+      }
+    }
+  }
+}
+
 double GramMatrix::operator()(Index i, Index j) const noexcept {
   if (i > j) std::swap(i, j);
   const Index row = i / kTile;

@@ -31,6 +31,9 @@ class GramMatrix {
   void add(std::span<const float> values) { add(values, widest_vector_path()); }
   void add(std::span<const float> values, VectorPath path);
 
+  /// Adds a whole matrix, (n, n), of which the upper triangle is read.
+  void add_products(std::span<const double> products);
+
   double operator()(Index i, Index j) const noexcept;
 
   /// (n, n), symmetric: (G[i][j] - offset[i] offset[j]) / sqrt(square[i] square[j]) within

@@ -72,13 +72,27 @@ void MomentsAccumulator::add(std::span<float> values) {
     }
   });
   rows_ += rows;
+  find_fault();
+  if (products_ && !first_fault_) products_->add(values);
+}
+
+void MomentsAccumulator::add(const ChannelSums& sums) {
+  assert(rows_ == 0 && sums.products.empty() != products_.has_value());
+  rows_ = sums.rows;
+  if (rows_ == 0) return;
+  shift_ = sums.shift;
+  sums_ = sums.sums;
+  squares_ = sums.squares;
+  minimum_ = sums.minimum;
+  maximum_ = sums.maximum;
+  find_fault();
+  if (products_ && !first_fault_) products_->add_products(sums.products);
+}
+
+void MomentsAccumulator::find_fault() {
   const auto fault = std::find_if_not(squares_.begin(), squares_.end(),
                                       [](double square) { return square <= kLargestSquare; });
-  if (fault != squares_.end()) {
-    first_fault_ = static_cast<Index>(fault - squares_.begin());
-    return;
-  }
-  if (products_) products_->add(values);
+  if (fault != squares_.end()) first_fault_ = static_cast<Index>(fault - squares_.begin());
 }
 
 Moments MomentsAccumulator::finish() const {

@@ -6,6 +6,7 @@
 
 #include "gram.h"
 #include "icd/calibration.h"
+#include "site_sums.h"
 
 namespace icd {
 
@@ -20,6 +21,9 @@ class MomentsAccumulator {
   /// Adds rows (values.size() / n, n), row-major and packed, and leaves them centred.
   void add(std::span<float> values);
 
+  /// Takes sums that were made elsewhere; no rows came before.
+  void add(const ChannelSums& sums);
+
   /// The first channel that held a NaN, an infinity or values whose squares add up to more
   /// than that of a float; from then on the sums say nothing.
   std::optional<Index> first_fault() const noexcept { return first_fault_; }
@@ -29,6 +33,7 @@ class MomentsAccumulator {
   Moments finish() const;
 
  private:
+  void find_fault();
   std::vector<double> first_mean(std::span<const float> values) const;
 
   Index n_;

@@ -24,8 +24,8 @@ using testing::tolerance;
   return ::testing::Message() << "tokens " << s.tokens << ", inputs " << s.inputs << ", outputs "
                               << s.outputs << ", type " << s.type << ", x_row " << s.x_row
                               << ", y_row " << s.y_row << ", bias " << s.has_bias << ", adds "
-                              << s.adds_to_y << ", tf32 " << s.may_use_tf32 << ", workspace "
-                              << s.workspace_bytes;
+                              << s.adds_to_y << ", transposed " << s.is_transposed << ", tf32 "
+                              << s.may_use_tf32 << ", workspace " << s.workspace_bytes;
 }
 
 std::int64_t or_packed(std::int64_t stride, std::int64_t packed) {
@@ -46,10 +46,12 @@ class DenseGemmOnDevice : public testing::DeviceTest {
 
   void expect_agrees(const DenseGemmShape& shape, std::optional<double> bound = {}) {
     SCOPED_TRACE(text(shape));
-    const std::int64_t x_row = or_packed(shape.x_row, shape.inputs);
+    const bool is_turned = shape.is_transposed;
+    const std::int64_t x_row = or_packed(shape.x_row, is_turned ? shape.tokens : shape.inputs);
     const std::int64_t y_row = or_packed(shape.y_row, shape.outputs);
     Random random(41);
-    const HostArray x = normal_array(shape.type, shape.tokens * x_row, random);
+    const HostArray x =
+        normal_array(shape.type, (is_turned ? shape.inputs : shape.tokens) * x_row, random);
     const HostArray W = normal_array(shape.type, shape.outputs * shape.inputs, random);
     const HostArray bias = normal_array(shape.type, shape.outputs, random);
     const HostArray before = shape.adds_to_y
@@ -61,8 +63,9 @@ class DenseGemmOnDevice : public testing::DeviceTest {
         double sum = shape.has_bias ? static_cast<double>(bias[r]) : 0;
         if (shape.adds_to_y) sum += static_cast<double>(before[t * y_row + r]);
         for (std::int64_t i = 0; i < shape.inputs; ++i) {
-          sum +=
-              static_cast<double>(x[t * x_row + i]) * static_cast<double>(W[r * shape.inputs + i]);
+          const std::int64_t at_x = is_turned ? i * x_row + t : t * x_row + i;
+          const std::int64_t at_w = is_turned ? i * shape.outputs + r : r * shape.inputs + i;
+          sum += static_cast<double>(x[at_x]) * static_cast<double>(W[at_w]);
         }
         expected.set(t * y_row + r, static_cast<float>(sum));
       }
@@ -93,6 +96,21 @@ TEST_F(DenseGemmOnDevice, TakesEveryType) {
       expect_agrees(
           {.tokens = 33, .inputs = 1536, .outputs = 80, .type = type, .has_bias = has_bias});
     }
+  }
+}
+
+TEST_F(DenseGemmOnDevice, TakesOperandsThatAreTransposed) {
+  for (const std::int64_t inputs : {1, 7, 130, 2048}) {
+    for (const std::int64_t size : {4, 24, 200}) {
+      expect_agrees({.tokens = size, .inputs = inputs, .outputs = size, .is_transposed = true});
+    }
+    expect_agrees({.tokens = 12,
+                   .inputs = inputs,
+                   .outputs = 20,
+                   .x_row = 16,
+                   .y_row = 24,
+                   .adds_to_y = true,
+                   .is_transposed = true});
   }
 }
 

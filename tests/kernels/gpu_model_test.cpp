@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <optional>
@@ -13,10 +14,14 @@
 #include "icd/calibration.h"
 #include "icd/error.h"
 #include "icd/layout.h"
+#include "icd/random.h"
 #include "icd/tokens.h"
 #include "icd/verify.h"
 #include "kernels/dense_gemm.h"
 #include "kernels/gpu_plan.h"
+#include "kernels/gpu_work.h"
+#include "moments.h"
+#include "site_sums.h"
 #include "support/device.h"
 #include "support/families.h"
 #include "support/family_files.h"
@@ -363,34 +368,169 @@ TEST_F(GpuModelOnDevice, RefusesCallsThatDoNotFit) {
   EXPECT_NO_THROW(session->step(std::vector<TokenId>{1, 2})) << "an error is not left behind";
 }
 
+std::vector<GroupStatistics> statistics_of(const LanguageModel<float>& model, const Case& of,
+                                           const TokenSplit& split,
+                                           const CalibrationOptions& options = {}) {
+  std::vector<GroupStatistics> all;
+  Progress progress;
+  calibrate(
+      model, of.layout, split, options,
+      [&](GroupStatistics&& statistics) { all.push_back(std::move(statistics)); }, progress);
+  return all;
+}
+
+void expect_near(const Moments& found, const Moments& expected) {
+  EXPECT_EQ(found.rows, expected.rows);
+  EXPECT_LE(difference(found.mean, expected.mean), 1e-4);
+  EXPECT_LE(difference(found.variance, expected.variance), 1e-4);
+  EXPECT_LE(difference(found.minimum, expected.minimum), 1e-4);
+  EXPECT_LE(difference(found.maximum, expected.maximum), 1e-4);
+  EXPECT_LE(difference(found.decay, expected.decay), 1e-4);
+  EXPECT_LE(difference(found.correlation, expected.correlation), 1e-4);
+}
+
+void expect_near(const std::vector<GroupStatistics>& found,
+                 const std::vector<GroupStatistics>& expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    SCOPED_TRACE(expected[i].group + ", " + expected[i].signal);
+    EXPECT_EQ(found[i].group, expected[i].group);
+    EXPECT_EQ(found[i].signal, expected[i].signal);
+    expect_near(found[i].train, expected[i].train);
+    expect_near(found[i].heldout, expected[i].heldout);
+    EXPECT_LE(difference(found[i].dt_quantiles, expected[i].dt_quantiles), 1e-4);
+  }
+}
+
 TEST_F(GpuModelOnDevice, HasTheStatisticsOfTheCpu) {
   for (const auto& each : cases()) {
     const auto ids = tokens_for(each->layout.spec, 480);
     const TokenSplit split = split_tokens(ids, 40, 480, 0.25);
-    const auto measured = [&](const LanguageModel<float>& model) {
-      std::vector<GroupStatistics> all;
-      Progress progress;
-      calibrate(
-          model, each->layout, split, {},
-          [&](GroupStatistics&& statistics) { all.push_back(std::move(statistics)); }, progress);
-      return all;
+    const auto expected = statistics_of(*fast_model(*each->checkpoint, each->layout), *each, split);
+    for (const std::int64_t rows : {16, 100, 4096}) {
+      SCOPED_TRACE(each->name + ", rows at once: " + std::to_string(rows));
+      const auto model = gpu_model(*each->checkpoint, each->layout, {.rows_at_once = rows});
+      expect_near(statistics_of(*model, *each, split), expected);
+    }
+  }
+}
+
+TEST_F(GpuModelOnDevice, HasTheStatisticsThatAreAskedFor) {
+  const auto each = mamba1("mamba1", {});
+  const auto ids = tokens_for(each->layout.spec, 480);
+  const TokenSplit split = split_tokens(ids, 40, 480, 0.25);
+  const auto model = gpu_model(*each->checkpoint, each->layout);
+  const auto cpu = fast_model(*each->checkpoint, each->layout);
+  for (const CalibrationOptions& options :
+       {CalibrationOptions{.correlation = false}, CalibrationOptions{.activity = true},
+        CalibrationOptions{.kinds = {"inner"}, .signals = {"conv"}}}) {
+    const auto found = statistics_of(*model, *each, split, options);
+    const auto expected = statistics_of(*cpu, *each, split, options);
+    expect_near(found, expected);
+    for (std::size_t i = 0; i < std::min(found.size(), expected.size()); ++i) {
+      EXPECT_EQ(found[i].train.activity != nullptr, options.activity);
+    }
+  }
+}
+
+// Columns of all kinds: stretches apart and mirrored, several values a member, offsets and units
+// that f32 products would not survive, a constant, rows in several calls, more than go into one
+// product.
+TEST_F(GpuModelOnDevice, AddsUpAsTheCpuDoes) {
+  constexpr std::int64_t kWidth = 90;
+  constexpr std::int64_t kRows = 1500;
+  constexpr Index kMembers = 13;
+  const std::vector<SiteColumns> all_columns = {
+      {.stretches = {{.tensor = {}, .offset = 2}}},
+      {.stretches = {{.tensor = {}, .offset = 1, .stride = 3, .block = 3}}},
+      {.stretches = {{.tensor = {}, .offset = 0}, {.tensor = {}, .offset = 70, .stride = -2}}}};
+  Random random(7);
+  std::vector<float> values;
+  for (std::int64_t i = 0; i < kRows * kWidth; ++i) {
+    const std::int64_t c = i % kWidth;
+    const double value = random.uniform() + (i / kWidth % 2 == 0 ? 0.25 : 0);
+    values.push_back(static_cast<float>(c % 7 == 3   ? 3.7
+                                        : c % 7 == 4 ? 1e-28 * value
+                                        : c % 7 == 5 ? 1e15 * value
+                                        : c % 7 == 6 ? 1000 + value
+                                                     : value));
+  }
+  const auto each = mamba1("mamba1", {});
+  const auto model = gpu_model(*each->checkpoint, each->layout);
+  const auto* maker = dynamic_cast<const SumsMaker*>(model.get());
+  ASSERT_NE(maker, nullptr);
+  EXPECT_TRUE(maker->has_room_for_sums(std::vector<Index>{kMembers, kMembers}));
+  EXPECT_FALSE(maker->has_room_for_sums(std::vector<Index>{1 << 20}));
+  const GpuTensor on_device(values);
+  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  for (const SiteColumns& columns : all_columns) {
+    SCOPED_TRACE(std::to_string(columns.stretches.size()) + " stretches of block " +
+                 std::to_string(columns.stretches[0].block));
+    const auto sums = maker->sums(kMembers, true);
+    sums->add(on_device.data(), 1000, kWidth, columns);
+    sums->add(on_device.data() + 1000 * kWidth, kRows - 1000, kWidth, columns);
+    MomentsAccumulator found(kMembers);
+    found.add(sums->finish());
+    std::vector<float> cut;
+    for (const AxisSegment& stretch : columns.stretches) {
+      for (std::int64_t row = 0; row < kRows; ++row) {
+        for (Index i = 0; i < stretch.block; ++i) {
+          for (Index k = 0; k < kMembers; ++k) {
+            cut.push_back(values[static_cast<std::size_t>(row * kWidth + stretch.offset +
+                                                          k * stretch.stride + i)]);
+          }
+        }
+      }
+    }
+    MomentsAccumulator expected(kMembers);
+    expected.add(cut);
+    ASSERT_FALSE(found.first_fault());
+    const Moments a = found.finish();
+    const Moments b = expected.finish();
+    EXPECT_EQ(a.rows, b.rows);
+    EXPECT_EQ(a.minimum, b.minimum);
+    EXPECT_EQ(a.maximum, b.maximum);
+    for (std::size_t c = 0; c < kMembers; ++c) {
+      EXPECT_NEAR(a.mean[c], b.mean[c], 1e-12 * std::abs(b.mean[c])) << c;
+      EXPECT_NEAR(a.variance[c], b.variance[c], 1e-9 * b.variance[c]) << c;
+    }
+    for (std::size_t i = 0; i < a.correlation.size(); ++i) {
+      if (std::isnan(b.correlation[i])) {
+        EXPECT_TRUE(std::isnan(a.correlation[i])) << i;
+      } else {
+        EXPECT_NEAR(a.correlation[i], b.correlation[i], 1e-5) << i;
+      }
+    }
+  }
+
+  values[static_cast<std::size_t>(700 * kWidth + 2 + 5)] = NAN;
+  const GpuTensor spoilt(values);
+  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  const auto sums = maker->sums(kMembers, true);
+  sums->add(spoilt.data(), kRows, kWidth, all_columns[0]);
+  MomentsAccumulator faulty(kMembers);
+  faulty.add(sums->finish());
+  EXPECT_EQ(faulty.first_fault(), 5);
+}
+
+TEST_F(GpuModelOnDevice, MeasuresTheSameTwice) {
+  for (const auto& each : cases()) {
+    const auto ids = tokens_for(each->layout.spec, 480);
+    const TokenSplit split = split_tokens(ids, 40, 480, 0.25);
+    const auto model = gpu_model(*each->checkpoint, each->layout);
+    const auto first = statistics_of(*model, *each, split);
+    const auto second = statistics_of(*model, *each, split);
+    ASSERT_EQ(first.size(), second.size());
+    const auto bits = [](const std::vector<float>& values) {
+      return std::vector<std::byte>(std::as_bytes(std::span(values)).begin(),
+                                    std::as_bytes(std::span(values)).end());
     };
-    const auto expected = measured(*fast_model(*each->checkpoint, each->layout));
-    const auto found = measured(*gpu_model(*each->checkpoint, each->layout));
-    ASSERT_EQ(found.size(), expected.size()) << each->name;
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      SCOPED_TRACE(each->name + ", " + expected[i].group + ", " + expected[i].signal);
-      EXPECT_EQ(found[i].group, expected[i].group);
-      const Moments& a = found[i].train;
-      const Moments& b = expected[i].train;
-      EXPECT_EQ(a.rows, b.rows);
-      EXPECT_LE(difference(a.mean, b.mean), 1e-4);
-      EXPECT_LE(difference(a.variance, b.variance), 1e-4);
-      EXPECT_LE(difference(a.minimum, b.minimum), 1e-4);
-      EXPECT_LE(difference(a.maximum, b.maximum), 1e-4);
-      EXPECT_LE(difference(a.decay, b.decay), 1e-4);
-      EXPECT_LE(difference(a.correlation, b.correlation), 1e-4);
-      EXPECT_LE(difference(found[i].dt_quantiles, expected[i].dt_quantiles), 1e-4);
+    for (std::size_t i = 0; i < first.size(); ++i) {
+      SCOPED_TRACE(each->name + ", " + first[i].group + ", " + first[i].signal);
+      EXPECT_EQ(first[i].train.mean, second[i].train.mean);
+      EXPECT_EQ(first[i].train.variance, second[i].train.variance);
+      EXPECT_EQ(bits(first[i].train.correlation), bits(second[i].train.correlation));
+      EXPECT_EQ(bits(first[i].heldout.correlation), bits(second[i].heldout.correlation));
     }
   }
 }

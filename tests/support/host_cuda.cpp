@@ -7,19 +7,24 @@
 // dense products want pointers of 16 bytes, and a capture allows neither memory nor waiting.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "kernels/causal_conv1d.h"
+#include "kernels/channel_sums.h"
 #include "kernels/dense_gemm.h"
 #include "kernels/device.h"
 #include "kernels/gather.h"
 #include "kernels/reference.h"
+#include "kernels/reference_math.h"
 #include "kernels/rms_norm.h"
 #include "kernels/selective_scan.h"
 #include "kernels/ssd.h"
@@ -57,6 +62,11 @@ cudaError_t launch(const Args& args, void (*run)(const Args&)) {
     return failed(cudaErrorInvalidValue);
   }
   return launch([args, run] { run(args); });
+}
+
+/// ChannelTotal::unit of what is at most so large.
+double unit_of(double largest) {
+  return largest > 0 && std::isfinite(largest) ? std::ldexp(1.0, std::ilogb(largest)) : 1.0;
 }
 
 template <typename To, typename From>
@@ -191,6 +201,80 @@ cudaError_t head_state_update(const HeadStateUpdate& args, cudaStream_t /*stream
   return launch(args, &reference::head_state_update);
 }
 
+std::int64_t channel_sums_workspace(std::int64_t rows, std::int64_t channels) {
+  return rows * channels;
+}
+cudaError_t channel_sums(const ChannelRows& args, double* totals, double* /*workspace*/,
+                         bool is_first, cudaStream_t /*stream*/) {
+  return launch([=] {
+    for (std::int64_t k = 0; k < args.channels; ++k) {
+      const auto of = [&](ChannelTotal which) -> double& {
+        return totals[static_cast<int>(which) * args.channels + k];
+      };
+      if (is_first) {
+        double sum = 0;
+        for (std::int64_t r = 0; r < args.rows; ++r) sum += static_cast<double>(args.at(r, k));
+        of(ChannelTotal::shift) = static_cast<float>(sum / static_cast<double>(args.rows));
+        of(ChannelTotal::sum) = of(ChannelTotal::square) = 0;
+        of(ChannelTotal::minimum) = std::numeric_limits<double>::infinity();
+        of(ChannelTotal::maximum) = -std::numeric_limits<double>::infinity();
+      }
+      double largest = 0;
+      for (std::int64_t r = 0; r < args.rows; ++r) {
+        const auto value = static_cast<double>(args.at(r, k));
+        const double centred = value - of(ChannelTotal::shift);
+        largest = std::max(largest, std::abs(centred));
+        of(ChannelTotal::sum) += centred;
+        of(ChannelTotal::square) += centred * centred;
+        of(ChannelTotal::minimum) = std::min(of(ChannelTotal::minimum), value);
+        of(ChannelTotal::maximum) = std::max(of(ChannelTotal::maximum), value);
+      }
+      of(ChannelTotal::unit) = unit_of(largest);
+    }
+  });
+}
+cudaError_t centred_rows(const ChannelRows& args, const double* totals, float* out,
+                         std::int64_t out_row, cudaStream_t /*stream*/) {
+  return launch([=] {
+    for (std::int64_t r = 0; r < args.rows; ++r) {
+      for (std::int64_t k = 0; k < out_row; ++k) {
+        out[r * out_row + k] =
+            k < args.channels
+                ? static_cast<float>(
+                      (static_cast<double>(args.at(r, k)) -
+                       totals[static_cast<int>(ChannelTotal::shift) * args.channels + k]) /
+                      totals[static_cast<int>(ChannelTotal::unit) * args.channels + k])
+                : 0.0F;
+      }
+    }
+  });
+}
+cudaError_t add_products(const float* gram, std::int64_t gram_row, const double* totals,
+                         std::int64_t channels, double* products, cudaStream_t /*stream*/) {
+  return launch([=] {
+    const double* unit = totals + static_cast<int>(ChannelTotal::unit) * channels;
+    for (std::int64_t i = 0; i < channels; ++i) {
+      for (std::int64_t j = 0; j < channels; ++j) {
+        products[i * channels + j] +=
+            static_cast<double>(gram[i * gram_row + j]) * (unit[i] * unit[j]);
+      }
+    }
+  });
+}
+cudaError_t step_decays(const StepDecays& args, cudaStream_t /*stream*/) {
+  return launch([=] {
+    for (std::int64_t r = 0; r < args.rows; ++r) {
+      for (std::int64_t c = 0; c < args.channels; ++c) {
+        const double before =
+            static_cast<double>(args.x[r * args.x_row + c]) + static_cast<double>(args.bias[c]);
+        const double dt =
+            std::min(std::max(reference::softplus(before), double{args.least}), double{args.most});
+        args.y[r * args.channels + c] = static_cast<float>(dt * double{args.rates[c]});
+      }
+    }
+  });
+}
+
 class CublasLt {};
 std::shared_ptr<const CublasLt> open_cublas_lt() { return std::make_shared<const CublasLt>(); }
 
@@ -214,17 +298,21 @@ cudaError_t DenseGemm::run(const void* x, const void* W, const void* bias, void*
   }
   if (shape.has_bias != (bias != nullptr)) return failed(cudaErrorInvalidValue);
   return launch([=] {
-    const std::int64_t x_row = shape.x_row == 0 ? shape.inputs : shape.x_row;
+    const bool turned = shape.is_transposed;
+    const std::int64_t packed = turned ? shape.tokens : shape.inputs;
+    const std::int64_t x_row = shape.x_row == 0 ? packed : shape.x_row;
     const std::int64_t y_row = shape.y_row == 0 ? shape.outputs : shape.y_row;
+    const std::int64_t x_step = turned ? x_row : 1;  // from input to input
+    const std::int64_t w_step = turned ? shape.outputs : 1;
     for (std::int64_t t = 0; t < shape.tokens; ++t) {
       for (std::int64_t o = 0; o < shape.outputs; ++o) {
-        const auto* from = static_cast<const float*>(x) + t * x_row;
-        const auto* weight = static_cast<const float*>(W) + o * shape.inputs;
+        const auto* from = static_cast<const float*>(x) + t * (turned ? 1 : x_row);
+        const auto* weight = static_cast<const float*>(W) + o * (turned ? 1 : shape.inputs);
         float& to = static_cast<float*>(y)[t * y_row + o];
         double sum = shape.adds_to_y ? to : 0;
         if (shape.has_bias) sum += static_cast<const float*>(bias)[o];
         for (std::int64_t i = 0; i < shape.inputs; ++i) {
-          sum += static_cast<double>(from[i]) * static_cast<double>(weight[i]);
+          sum += static_cast<double>(from[i * x_step]) * static_cast<double>(weight[i * w_step]);
         }
         to = static_cast<float>(sum);
       }
