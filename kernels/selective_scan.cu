@@ -99,9 +99,7 @@ cudaError_t launch_ring(const SelectiveScan& args, bool is_wrapped, cudaStream_t
 
 using Roles4By32 = Roles<4, 4, 4, 16, 3>;
 using Roles8By16 = Roles<8, 4, 4, 64, 1>;
-using Roles8By16Packed = Roles<8, 4, 4, 64, 1, RolesStates::packed>;
 using Roles8By40 = Roles<8, 10, 5, 32, 1>;
-using Roles8By40Packed = Roles<8, 10, 5, 32, 1, RolesStates::packed>;
 
 template <typename T, typename R>
 cudaError_t launch_roles(const SelectiveScan& args, cudaStream_t stream) {
@@ -123,12 +121,8 @@ int shared_bytes_of(ScanVariant variant) {
       return Roles4By32::kSharedBytes;
     case ScanVariant::roles_8_16:
       return Roles8By16::kSharedBytes;
-    case ScanVariant::roles_8_16_packed:
-      return Roles8By16Packed::kSharedBytes;
     case ScanVariant::roles_8_40:
       return Roles8By40::kSharedBytes;
-    case ScanVariant::roles_8_40_packed:
-      return Roles8By40Packed::kSharedBytes;
     case ScanVariant::automatic:
     case ScanVariant::plain:
       return 0;
@@ -197,12 +191,8 @@ cudaError_t launch_tiles(const SelectiveScan& args, ScanVariant variant, cudaStr
       return launch_roles<T, Roles4By32>(args, stream);
     case ScanVariant::roles_8_16:
       return launch_roles<T, Roles8By16>(args, stream);
-    case ScanVariant::roles_8_16_packed:
-      return launch_roles<T, Roles8By16Packed>(args, stream);
     case ScanVariant::roles_8_40:
       return launch_roles<T, Roles8By40>(args, stream);
-    case ScanVariant::roles_8_40_packed:
-      return launch_roles<T, Roles8By40Packed>(args, stream);
     default:
       return cudaErrorInvalidValue;
   }

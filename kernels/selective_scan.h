@@ -29,9 +29,7 @@ enum class ScanVariant {
   // Warps with roles. Lanes a channel, then channels a block.
   roles_4_32,
   roles_8_16,
-  roles_8_16_packed,  // B and C stay f16 or bf16 until they are used
   roles_8_40,
-  roles_8_40_packed,
 };
 
 struct NamedScanVariant {
@@ -39,7 +37,7 @@ struct NamedScanVariant {
   const char* name;
 };
 
-constexpr std::array<NamedScanVariant, 10> kScanVariants = {{
+constexpr std::array<NamedScanVariant, 8> kScanVariants = {{
     {ScanVariant::automatic, "automatic"},
     {ScanVariant::plain, "plain"},
     {ScanVariant::ring_2, "ring_2"},
@@ -47,9 +45,7 @@ constexpr std::array<NamedScanVariant, 10> kScanVariants = {{
     {ScanVariant::ring_2_wrapped, "ring_2_wrapped"},
     {ScanVariant::roles_4_32, "roles_4_32"},
     {ScanVariant::roles_8_16, "roles_8_16"},
-    {ScanVariant::roles_8_16_packed, "roles_8_16_packed"},
     {ScanVariant::roles_8_40, "roles_8_40"},
-    {ScanVariant::roles_8_40_packed, "roles_8_40_packed"},
 }};
 
 /// The same with a design of the caller's choice: cudaErrorNotSupported where it does not take

@@ -11,12 +11,7 @@
 // pieces of 16 bytes: steps of two tokens, four states of B or C of one token or two states of two.
 namespace icd {
 
-// How consumers find B and C. Packed, a piece has both of two tokens as they came, and consumers
-// widen them: four instructions a token more, one wavefront less.
-enum class RolesStates { wide, packed };
-
-template <int kLanes_, int kConsumers, int kHelpers, int kTile_, int kBlocks_,
-          RolesStates kForm = RolesStates::wide>
+template <int kLanes_, int kConsumers, int kHelpers, int kTile_, int kBlocks_>
 struct Roles {
   static constexpr int kLanes = kLanes_;
   static constexpr int kTile = kTile_;      // tokens
@@ -28,8 +23,7 @@ struct Roles {
   static constexpr int kChannels = kConsumerThreads / kLanes;
   static constexpr int kPairs = kChannels / 2;
   static constexpr int kTokenPairs = kTile / 2;
-  static constexpr int kTokensAtOnce = 4 / kLaneStates;  // of B or C, in a piece
-  static constexpr bool kIsPacked = kForm == RolesStates::packed;
+  static constexpr int kTokensAtOnce = 4 / kLaneStates;   // of B or C, in a piece
   static constexpr int kUnrolled = kLanes == 8 ? 16 : 8;  // tokens of a consumer's loop
   // Tiles that are held: one summed up, one scanned, one prepared, two under way.
   static constexpr int kStages = 5;
@@ -39,7 +33,7 @@ struct Roles {
   using Copies = TileCopies<T, kHelperThreads, kTile, kChannels, kRowBytes>;
   static constexpr int kTensorBytes = Copies<__half>::kTensorBytes;
   static constexpr int kStageBytes = Copies<__half>::kStageBytes;
-  static constexpr int kWideBytes = kTile * kWideStates * (kIsPacked ? 2 : 4);
+  static constexpr int kWideBytes = kTile * kWideStates * 4;
   // What lies between the steps, and the sums, of a pair of tokens and the next: helpers of eight
   // lanes, some at the end of one and some at the beginning of the other, meet all banks.
   static constexpr int kStepsPair = kChannels + kPairs % 8 / 4;
@@ -51,7 +45,7 @@ struct Roles {
   static constexpr int kSharedBytes =
       kStages * kStageBytes + 2 * (kWideBytes + kStepsBytes + kSumsBytes) + kChannels * 8;
 
-  static_assert(kLanes == 8 || (kLanes == 4 && !kIsPacked), "pieces of 16 bytes");
+  static_assert(kLanes == 8 || kLanes == 4, "pieces of 16 bytes");
   static_assert(kSumRow % (32 / kLanes) == 16 / kLanes, "stores of sums without conflicts");
   static_assert(kChannels % 8 == 0 && kTile % kUnrolled == 0 && kRowBytes % 16 == 0,
                 "whole copies");
@@ -61,7 +55,7 @@ struct Roles {
 template <typename R>
 struct RolesShared {
   unsigned char* stages;
-  float4* wide;   // (2, kTile / kTokensAtOnce, B or C, kLanes); packed: (2, kTokenPairs, kLanes)
+  float4* wide;   // (2, kTile / kTokensAtOnce, B or C, kLanes)
   float4* steps;  // (2, kTokenPairs, kStepsPair): d and x of one token, d and x of the next
   float2* sums;   // (2, kTokenPairs, kSumsPair): rows of every lane, of two tokens
   float2* bias;   // (kPairs), times log2(e)
@@ -110,25 +104,14 @@ struct RolesLane {
 template <typename R, typename T>
 __device__ __forceinline__ void load_states(const float4* wide, int pair, float (&B)[8],
                                             float (&C)[8]) {
-  if constexpr (R::kIsPacked) {
-    const uint4 piece = reinterpret_cast<const uint4*>(wide)[pair * R::kLanes];
-    const float2 b[2] = {unpack<T>(piece.x), unpack<T>(piece.z)};
-    const float2 c[2] = {unpack<T>(piece.y), unpack<T>(piece.w)};
+  constexpr int kPieces = 2 / R::kTokensAtOnce;
 #pragma unroll
-    for (int t = 0; t < 2; ++t) {
-      B[2 * t] = b[t].x, B[2 * t + 1] = b[t].y;
-      C[2 * t] = c[t].x, C[2 * t + 1] = c[t].y;
-    }
-  } else {
-    constexpr int kPieces = 2 / R::kTokensAtOnce;
-#pragma unroll
-    for (int k = 0; k < kPieces; ++k) {
-      const float4* at = wide + (pair * kPieces + k) * 2 * R::kLanes;
-      const float4 b = at[0];
-      const float4 c = at[R::kLanes];
-      B[4 * k] = b.x, B[4 * k + 1] = b.y, B[4 * k + 2] = b.z, B[4 * k + 3] = b.w;
-      C[4 * k] = c.x, C[4 * k + 1] = c.y, C[4 * k + 2] = c.z, C[4 * k + 3] = c.w;
-    }
+  for (int k = 0; k < kPieces; ++k) {
+    const float4* at = wide + (pair * kPieces + k) * 2 * R::kLanes;
+    const float4 b = at[0];
+    const float4 c = at[R::kLanes];
+    B[4 * k] = b.x, B[4 * k + 1] = b.y, B[4 * k + 2] = b.z, B[4 * k + 3] = b.w;
+    C[4 * k] = c.x, C[4 * k + 1] = c.y, C[4 * k + 2] = c.z, C[4 * k + 3] = c.w;
   }
 }
 
@@ -237,23 +220,6 @@ __device__ __forceinline__ void widen_states(float4* wide, const unsigned char* 
   }
 }
 
-// The same for pieces of two elements of B and of C each, of two tokens.
-template <typename R>
-__device__ __forceinline__ void pack_states(float4* packed, const unsigned char* raw) {
-  const int helper = threadIdx.x - R::kConsumerThreads;
-#pragma unroll
-  for (int first_k = 0; first_k < R::kTokenPairs * R::kLanes; first_k += R::kHelperThreads) {
-    const int k = first_k + helper;
-    if (k >= R::kTokenPairs * R::kLanes) break;
-    const auto* at = reinterpret_cast<const unsigned int*>(
-        raw + k / R::kLanes * 2 * kRawStatesBytes + k % R::kLanes * 4);
-    constexpr int kC = kScanStates / 2;
-    constexpr int kNextToken = kRawStatesBytes / 4;
-    reinterpret_cast<uint4*>(packed)[k] =
-        make_uint4(at[0], at[kC], at[kNextToken], at[kNextToken + kC]);
-  }
-}
-
 // Steps of a tile, and its B and C as consumers want them.
 template <typename R, typename T>
 __device__ __forceinline__ void prepare_tile(const RolesShared<R>& shared, int tile,
@@ -288,11 +254,7 @@ __device__ __forceinline__ void prepare_tile(const RolesShared<R>& shared, int t
   }
 
   const unsigned char* raw = stage + 3 * R::kTensorBytes;
-  if constexpr (R::kIsPacked) {
-    pack_states<R>(shared.wide_of(tile), raw);
-  } else {
-    widen_states<R, T>(shared.wide_of(tile), raw);
-  }
+  widen_states<R, T>(shared.wide_of(tile), raw);
 }
 
 // Outputs of a tile, of which `tokens` exist. `y` is the tile's first token, at the first channel.
