@@ -70,10 +70,11 @@ std::vector<std::int32_t> active_list(Active active, std::int64_t all) {
   return list;
 }
 
-// Bytes of the sectors that hold the active ones of `all` neighbouring elements.
+// Bytes of the sectors that hold the active ones of `all` neighbouring elements, which are parts of
+// a sector or whole ones.
 std::int64_t sectors_of(Active active, std::int64_t all, std::int64_t element) {
   const std::int64_t step = active == Active::spread ? 4 * element : element;
-  return active_of(active, all) * std::min(step, kSector);
+  return active_of(active, all) * std::min(step, std::max(element, kSector));
 }
 
 // A whole number a state, as an untrained model has it: states stay bounded over many calls.
