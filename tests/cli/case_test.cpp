@@ -401,10 +401,9 @@ INSTANTIATE_TEST_SUITE_P(Case, CommandLine, ::testing::ValuesIn(case_names()),
 
 TEST(Help, OfEveryCommandFitsAScreenAndEndsWithAnExample) {
   const ScratchFolder here;
-  for (const char* command :
-       {"", "permute", "advise", "objectives", "calibrate", "graph", "solve", "plan merge", "apply",
-        "verify", "inspect", "bench", "bench rewrite", "bench forward", "bench kernels",
-        "bench compare", "doctor"}) {
+  for (const char* command : {"", "permute", "advise", "objectives", "calibrate", "graph", "solve",
+                              "plan merge", "apply", "verify", "inspect", "bench", "bench rewrite",
+                              "bench forward", "bench kernels", "bench compare", "doctor"}) {
     const Outcome help = run(words_of(fmt::format("icd {} --help", command)), here.path(), {});
     EXPECT_EQ(0, help.status) << command;
     EXPECT_EQ("", help.err) << command;
