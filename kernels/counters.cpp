@@ -1,31 +1,18 @@
 #include "kernels/counters.h"
 
 #include <cuda_runtime_api.h>
+#include <cupti_profiler_host.h>
+#include <cupti_profiler_target.h>
+#include <cupti_range_profiler.h>
+#include <cupti_target.h>
+#include <cupti_version.h>
 #include <dlfcn.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 
-#if __has_include(<nvtx3/nvToolsExt.h>)
-#include <nvtx3/nvToolsExt.h>
-#endif
-// Debian's libcupti-dev, for one, comes without these.
-#if __has_include(<cupti_range_profiler.h>) && __has_include(<cupti_profiler_host.h>)
-#include <cupti_profiler_host.h>
-#include <cupti_profiler_target.h>
-#include <cupti_range_profiler.h>
-#include <cupti_target.h>
-#include <cupti_version.h>
-#define ICD_HAS_CUPTI 1  // of this file: a test of headers cannot be repeated in words
-#else
-#define ICD_HAS_CUPTI 0
-#endif
-
 namespace icd {
-
-#if ICD_HAS_CUPTI
-
 namespace {
 
 namespace fs = std::filesystem;
@@ -557,49 +544,5 @@ CounterValues CounterSession::measure(const std::string& range,
   values.reason = host.reason();
   return values;
 }
-
-#else  // no headers of CUPTI
-
-struct CounterSession::Parts {
-  ResolvedCounters resolved;
-};
-
-ResolvedCounters resolve_counters(const std::string& chip, const std::string&) {
-  ResolvedCounters none;
-  none.chip = chip;
-  none.reason = "counters: this program was built without CUPTI's range profiler (CUDA 12.6)";
-  return none;
-}
-
-CounterSession::CounterSession(const std::string&) : parts_(std::make_unique<Parts>()) {
-  parts_->resolved = resolve_counters({});
-}
-CounterSession::~CounterSession() = default;
-const std::string& CounterSession::reason() const noexcept { return parts_->resolved.reason; }
-const ResolvedCounters& CounterSession::resolved() const noexcept { return parts_->resolved; }
-CounterValues CounterSession::measure(const std::string&, const std::function<void()>&,
-                                      const std::function<void()>&) {
-  return no_counters(reason());
-}
-
-#endif
-
-#if __has_include(<nvtx3/nvToolsExt.h>)
-
-NamedRange::NamedRange(const std::string& name) {
-  nvtxRangePushA("icd_counted");  // what ncu is told to look for ...
-  nvtxRangePushA(name.c_str());   // ... and the name that it gives to the kernels
-}
-NamedRange::~NamedRange() {
-  nvtxRangePop();
-  nvtxRangePop();
-}
-
-#else
-
-NamedRange::NamedRange(const std::string&) {}
-NamedRange::~NamedRange() = default;
-
-#endif
 
 }  // namespace icd

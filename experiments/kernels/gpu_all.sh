@@ -159,7 +159,8 @@ if wants bench; then
 fi
 
 if wants matrix; then
-  record matrix 600 matrix.json "$programs/icd" bench kernels --json
+  record matrix 600 matrix.json "$programs/icd" bench kernels --json --commit "$commit" \
+    --markdown "$results/matrix.md"
 fi
 
 if wants peers; then

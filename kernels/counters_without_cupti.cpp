@@ -1,4 +1,5 @@
 #include "kernels/counters.h"
+#include "kernels/device.h"
 
 namespace icd {
 
@@ -9,7 +10,9 @@ struct CounterSession::Parts {
 ResolvedCounters resolve_counters(const std::string& chip, const std::string&) {
   ResolvedCounters none;
   none.chip = chip;
-  none.reason = "counters: this program was built without CUDA";
+  none.reason = is_built_with_cuda()
+                    ? "counters: this program was built without CUPTI's range profiler (CUDA 12.6)"
+                    : "counters: this program was built without CUDA";
   return none;
 }
 
@@ -23,8 +26,5 @@ CounterValues CounterSession::measure(const std::string&, const std::function<vo
                                       const std::function<void()>&) {
   return no_counters(reason());
 }
-
-NamedRange::NamedRange(const std::string&) {}
-NamedRange::~NamedRange() = default;
 
 }  // namespace icd
