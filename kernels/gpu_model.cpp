@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "icd/error.h"
+#include "kernels/cuda_graph.h"
 #include "kernels/gather.h"
 #include "kernels/gpu_mixer.h"
 #include "kernels/gpu_plan.h"
@@ -270,45 +272,6 @@ class Model : public GpuModel, public SumsMaker {
   std::unique_ptr<GpuWork> work_;
 };
 
-/// A captured piece of work.
-class Graph {
- public:
-  Graph() = default;
-  ~Graph() {
-    if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-
-  bool is_captured() const noexcept { return graph_ != nullptr; }
-
-  /// What `record` launches on the stream, which is not run.
-  template <typename Record>
-  void capture(cudaStream_t stream, const Record& record) {
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal),
-          "cudaStreamBeginCapture");
-    cudaGraph_t recorded = nullptr;
-    try {
-      record();
-    } catch (...) {
-      cudaStreamEndCapture(stream, &recorded);
-      if (recorded != nullptr) cudaGraphDestroy(recorded);
-      throw;
-    }
-    check(cudaStreamEndCapture(stream, &recorded), "cudaStreamEndCapture");
-    const cudaError_t status = cudaGraphInstantiateWithFlags(&graph_, recorded, 0);
-    cudaGraphDestroy(recorded);
-    check(status, "cudaGraphInstantiate");
-  }
-
-  void launch(cudaStream_t stream) const {
-    check(cudaGraphLaunch(graph_, stream), "cudaGraphLaunch");
-  }
-
- private:
-  cudaGraphExec_t graph_ = nullptr;
-};
-
 class Session : public GpuSession {
  public:
   Session(const Model& model, Index sequences)
@@ -350,8 +313,8 @@ class Session : public GpuSession {
       launch_step();  // takes its memory, which a capture may not
       is_warm_ = true;
     } else {
-      if (!graph_.is_captured()) graph_.capture(step_.stream(), [&] { launch_step(); });
-      graph_.launch(step_.stream());
+      if (!graph_) graph_.emplace(step_.stream(), "a step", [&] { launch_step(); });
+      graph_->replay(step_.stream());
     }
     return logits(step_,
                   step_.floats(Slot::logits, std::int64_t{sequences_} * model_.spec().vocab));
@@ -404,7 +367,7 @@ class Session : public GpuSession {
   GpuWork prefill_;
   GpuWork step_;  // its own: what is captured keeps its addresses
   bool is_warm_ = false;
-  Graph graph_;
+  std::optional<CudaGraph> graph_;
 };
 
 std::unique_ptr<GpuSession> Model::start(Index sequences) const {

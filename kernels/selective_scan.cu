@@ -1,6 +1,6 @@
 #include <algorithm>
-#include <limits>
 
+#include "kernels/launch.h"
 #include "kernels/selective_scan.h"
 #include "kernels/selective_scan_ring.cuh"
 #include "kernels/selective_scan_roles.cuh"
@@ -8,27 +8,13 @@
 namespace icd {
 namespace {
 
-constexpr std::int64_t kMaxGrid = std::numeric_limits<std::int32_t>::max();
-
-std::int64_t quotient_up(std::int64_t n, std::int64_t by) { return n / by + (n % by != 0); }
-
-int attribute(cudaDeviceAttr of) {
-  int device = 0;
-  int value = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&value, of, device);
-  return value;
-}
-
 // ---- plain
 
 template <typename T, int kTeam, int kStates>
 cudaError_t launch_plain(const SelectiveScan& args, cudaStream_t stream) {
   constexpr int kThreads = 128;
-  // The kernel strides over what a grid of the largest size leaves.
   const std::int64_t blocks = quotient_up(args.batch * args.channels, kThreads / kTeam);
-  const auto grid = static_cast<unsigned int>(std::min(blocks, kMaxGrid));
-  selective_scan_plain_kernel<T, kTeam, kStates><<<grid, kThreads, 0, stream>>>(args);
+  selective_scan_plain_kernel<T, kTeam, kStates><<<grid_for(blocks), kThreads, 0, stream>>>(args);
   return cudaGetLastError();
 }
 
@@ -57,15 +43,17 @@ struct RingWorkspace {
 // Blocks that a multiprocessor holds at once.
 template <typename R>
 int resident_blocks() {
-  const int block = R::kSharedBytes + attribute(cudaDevAttrReservedSharedMemoryPerBlock);
-  return std::min(R::kBlocks, attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / block);
+  const int block = R::kSharedBytes + device_attribute(cudaDevAttrReservedSharedMemoryPerBlock);
+  return std::min(R::kBlocks,
+                  device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / block);
 }
 
 // Blocks that share the tokens of a call evenly; 0 where sharing is not possible.
 int ring_slots(const SelectiveScan& args, int blocks) {
   if (args.starts != nullptr || args.length == 0) return 0;
   const std::int64_t sequences = args.batch * quotient_up(args.channels, kRingChannels);
-  const std::int64_t resident = std::int64_t{blocks} * attribute(cudaDevAttrMultiProcessorCount);
+  const std::int64_t resident =
+      std::int64_t{blocks} * device_attribute(cudaDevAttrMultiProcessorCount);
   return static_cast<int>(std::min(sequences, resident));
 }
 
@@ -149,7 +137,7 @@ bool suits_tiles(const SelectiveScan& args) {
 }
 
 bool fits_device(ScanVariant variant) {
-  return shared_bytes_of(variant) <= attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return shared_bytes_of(variant) <= device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
 }
 
 // Three blocks a multiprocessor are faster than two that share the tokens evenly, by 3.5 % where
@@ -157,7 +145,7 @@ bool fits_device(ScanVariant variant) {
 ScanVariant ring_by_size(const SelectiveScan& args) {
   const std::int64_t blocks = args.batch * quotient_up(args.channels, kRingChannels);
   const std::int64_t round =
-      std::int64_t{resident_blocks<Ring3>()} * attribute(cudaDevAttrMultiProcessorCount);
+      std::int64_t{resident_blocks<Ring3>()} * device_attribute(cudaDevAttrMultiProcessorCount);
   const bool is_full = round > 0 && blocks * 100 >= quotient_up(blocks, round) * round * 94;
   const bool is_wrapped_well = resident_blocks<Ring2>() == Ring2::kBlocks;
   return is_full || !is_wrapped_well ? ScanVariant::ring_3 : ScanVariant::ring_2_wrapped;
@@ -167,7 +155,7 @@ ScanVariant ring_by_size(const SelectiveScan& args) {
 ScanVariant choice_by_size(const SelectiveScan& args) {
   if (args.states != kScanStates || args.type == ICD_F32) return ScanVariant::plain;
   const std::int64_t channels = args.batch * args.channels;
-  const std::int64_t processors = attribute(cudaDevAttrMultiProcessorCount);
+  const std::int64_t processors = device_attribute(cudaDevAttrMultiProcessorCount);
   // Between the channels a multiprocessor of the shapes of experiments/scan, each of which has what
   // was fastest there.
   const auto wanted = channels >= 256 * processors  ? ring_by_size(args)
